@@ -1,0 +1,56 @@
+"""celbo: deep generative models of single-cell counts. Importing it is lazy: no torch until a model is touched."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "read": "celbo.data.read",
+    "check": "celbo.data.check",
+    "select_genes": "celbo.data.genes",
+    "filter_cells": "celbo.data.genes",
+    "datasets": "celbo.data.datasets",
+    "load": "celbo.models.store",
+    "SCVI": "celbo.models.scvi",
+    "SCVIConfig": "celbo.models.scvi",
+    "TrainConfig": "celbo.training.plan",
+    "run": "celbo.pipeline",
+    "errors": "celbo.errors",
+    "evaluate": "celbo.evaluate",
+    "plots": "celbo.plots",
+}
+_MODULES = {"datasets", "errors", "evaluate", "plots"}
+
+__all__ = ["__version__", *sorted(_WHERE)]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'celbo' has no attribute {name!r}")
+    module = importlib.import_module(_WHERE[name])
+    value = module if name in _MODULES else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from celbo import errors as errors
+    from celbo import evaluate as evaluate
+    from celbo import plots as plots
+    from celbo.data import datasets as datasets
+    from celbo.data.check import check as check
+    from celbo.data.genes import filter_cells as filter_cells
+    from celbo.data.genes import select_genes as select_genes
+    from celbo.data.read import read as read
+    from celbo.models.scvi import SCVI as SCVI
+    from celbo.models.scvi import SCVIConfig as SCVIConfig
+    from celbo.models.store import load as load
+    from celbo.pipeline import run as run
+    from celbo.training.plan import TrainConfig as TrainConfig

@@ -1,0 +1,1 @@
+"""Files and AnnData in; validated counts, schema and minibatches out."""

@@ -1,0 +1,86 @@
+"""What a data set is made of: the names a model must know, and nothing of the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["DataKeys", "Schema"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataKeys:
+    """Where in an AnnData the model finds what it needs."""
+
+    layer: str | None = None
+    """Layer with the counts; None is `X`, "raw" is `adata.raw` (unless a layer has that name)."""
+    batch_key: str | None = None
+    """Column of `obs` with the batch of each cell; None is one batch."""
+    labels_key: str | None = None
+    """Column of `obs` with the label (cell type) of each cell; None is one label."""
+    size_factor_key: str | None = None
+    """Column of `obs` with a positive size factor, used instead of the library size."""
+    categorical_covariate_keys: tuple[str, ...] = ()
+    """Columns of `obs` with further categorical covariates."""
+    continuous_covariate_keys: tuple[str, ...] = ()
+    """Columns of `obs` with further continuous covariates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """The names behind the codes: genes, batches, labels and covariates, in the order of their codes.
+
+    A data set is encoded against a schema; a model keeps the schema it was trained with, so that new data are checked
+    against it, their genes put in its order and their categories given its codes.
+    """
+
+    features: Mapping[str, tuple[str, ...]]
+    """Feature names of each modality; today {"rna": gene names}."""
+    batches: tuple[str, ...] = ("all",)
+    labels: tuple[str, ...] = ("all",)
+    covariates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Categories of each further categorical covariate, by column name."""
+    keys: DataKeys = field(default_factory=DataKeys)
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Gene names, in the order of the model's columns."""
+        return self.features["rna"]
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return len(self.genes)
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches."""
+        return len(self.batches)
+
+    @property
+    def n_labels(self) -> int:
+        """Number of labels."""
+        return len(self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the schema as plain lists and dicts, for JSON."""
+        return {
+            "features": {name: list(values) for name, values in self.features.items()},
+            "batches": list(self.batches),
+            "labels": list(self.labels),
+            "covariates": {name: list(values) for name, values in self.covariates.items()},
+            "keys": asdict(self.keys),
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Schema:
+        """Rebuild a schema from what `to_dict` returned."""
+        keys = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["keys"].items()}
+        return cls(
+            features={name: tuple(values) for name, values in saved["features"].items()},
+            batches=tuple(saved["batches"]),
+            labels=tuple(saved["labels"]),
+            covariates={name: tuple(values) for name, values in saved["covariates"].items()},
+            keys=DataKeys(**keys),
+        )

@@ -1,0 +1,117 @@
+"""The named errors of celbo: each says what, where, the value and the fix.
+
+>>> raise CountsError("holds values that are not counts", where="layer 'X'",
+...                   value="cell 'AAAC-1' (row 12), gene 'CD3E' is 0.693",
+...                   fix="It looks log-transformed; pass layer='counts'.")
+CountsError: layer 'X' holds values that are not counts: cell 'AAAC-1' (row 12), gene 'CD3E' is 0.693. It looks
+log-transformed; pass layer='counts'.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CategoryError",
+    "CelboError",
+    "CelboWarning",
+    "CountsError",
+    "DependencyError",
+    "GenesError",
+    "InputError",
+    "ModelFileError",
+    "NotTrainedError",
+    "OptionError",
+    "ReadError",
+    "SchemaError",
+    "TrainingError",
+    "listed",
+    "nearest",
+]
+
+
+class CelboError(Exception):
+    """Base of all errors of celbo.
+
+    Parameters
+    ----------
+    what
+        What is wrong, as the rest of a sentence that begins with `where`.
+    where
+        The file, layer, column or option it was found in.
+    value
+        The offending value, with the names of its cell and gene where there are any.
+    fix
+        What to do about it: full sentences.
+    """
+
+    def __init__(self, what: str, *, where: str = "", value: str = "", fix: str = "") -> None:
+        self.what, self.where, self.value, self.fix = what, where, value, fix
+        sentence = f"{where} {what}".strip()
+        if value:
+            sentence += f": {value}"
+        sentence = sentence if sentence.endswith((".", "!", "?")) else sentence + "."
+        super().__init__(f"{sentence} {fix}".strip())
+
+
+class InputError(CelboError, ValueError):
+    """The data or an argument cannot be used (exit code 3 on the command line)."""
+
+
+class ReadError(InputError):
+    """A file cannot be read as counts."""
+
+
+class CountsError(InputError):
+    """A matrix holds values that are not counts."""
+
+
+class SchemaError(InputError):
+    """A column, a name or a covariate is missing, duplicated or malformed."""
+
+
+class GenesError(InputError):
+    """The genes of the data are not the genes of the model."""
+
+
+class CategoryError(InputError):
+    """The data hold a batch, label or covariate category that the model never saw."""
+
+
+class OptionError(InputError, TypeError):
+    """An option does not exist or has an impossible value (exit code 2 on the command line)."""
+
+
+class ModelFileError(InputError):
+    """A saved model or checkpoint is missing, damaged, or of another version."""
+
+
+class NotTrainedError(CelboError, RuntimeError):
+    """The model was asked before it was trained."""
+
+
+class TrainingError(CelboError, RuntimeError):
+    """Training failed (exit code 4 on the command line)."""
+
+
+class DependencyError(CelboError, ImportError):
+    """A package behind an extra is not installed."""
+
+
+class CelboWarning(UserWarning):
+    """Work goes on, but the user should know."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the sentence "Did you mean 'x'?" for the known name nearest to `name`, or the list of known names."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {listed(names)}."
+
+
+def listed(names: Iterable[object], limit: int = 10) -> str:
+    """Return names as "'a', 'b', 'c' and 7 more", at most `limit` of them, each cut at 80 characters."""
+    items = list(names)
+    shown = ", ".join(repr(n if len(str(n)) <= 80 else str(n)[:77] + "...") for n in items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"

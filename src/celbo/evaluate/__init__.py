@@ -1,0 +1,1 @@
+"""Held-out likelihood, integration metrics, comparisons."""

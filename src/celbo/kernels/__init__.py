@@ -1,0 +1,1 @@
+"""Fused numeric kernels, one file a backend."""

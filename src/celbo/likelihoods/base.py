@@ -1,0 +1,93 @@
+"""What a decoder hands to a likelihood, and what every likelihood can do with it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from celbo.data.minibatch import SparseRows
+
+__all__ = ["CountParameters", "Likelihood", "Link", "Route"]
+
+Link = Literal["softmax", "exp", "softplus"]
+Route = Literal["auto", "reference", "torch", "fused"]
+
+
+@dataclass(frozen=True)
+class CountParameters:
+    """Raw decoder outputs: everything a likelihood of counts needs, before any transform.
+
+    The mean is `exp(log_scale) * scale` with `scale = softmax(logits)`, `exp(logits)` or `softplus(logits)`.
+    """
+
+    logits: Tensor
+    """Raw output of the mean head; (samples, cells, genes)."""
+    log_scale: Tensor
+    """Log library size or log size factor; (samples, cells) or (1, cells)."""
+    log_theta: Tensor | None = None
+    """Log inverse dispersion (log standard deviation for the normal): a table (rows, genes) with `theta_row`, or an
+    entry each (samples, cells, genes); None for likelihoods without one."""
+    theta_row: Tensor | None = None
+    """Row of the table for each cell; (cells,) int64. None: the table has one row for all cells."""
+    dropout_logits: Tensor | None = None
+    """Logit of the zero-inflation probability; (samples, cells, genes)."""
+    link: Link = "softmax"
+
+    @cached_property
+    def log_share(self) -> Tensor:
+        """Log of the scale, the expected share under softmax; (samples, cells, genes)."""
+        if self.link == "softmax":
+            return torch.log_softmax(self.logits, dim=-1)
+        return self.logits if self.link == "exp" else F.softplus(self.logits).log()
+
+    @cached_property
+    def log_mean(self) -> Tensor:
+        """Log of the mean before zero inflation; (samples, cells, genes)."""
+        return self.log_share + self.log_scale.unsqueeze(-1)
+
+    @cached_property
+    def log_theta_entries(self) -> Tensor:
+        """Log inverse dispersion, broadcastable to (samples, cells, genes)."""
+        assert self.log_theta is not None
+        if self.log_theta.dim() == 3:
+            return self.log_theta
+        return self.log_theta[None] if self.theta_row is None else self.log_theta[self.theta_row][None]
+
+
+class Likelihood(ABC):
+    """A distribution of one cell's counts given the decoder's output; genes are independent.
+
+    `log_prob` sums over genes; every other method works entry by entry. A likelihood has no state.
+    """
+
+    name: ClassVar[str]
+    has_dispersion: ClassVar[bool] = False
+    has_dropout: ClassVar[bool] = False
+    counts_only: ClassVar[bool] = True
+    """True where the support is 0, 1, 2, ..."""
+
+    @abstractmethod
+    def log_prob_entries(self, p: CountParameters, x: Tensor) -> Tensor:
+        """Log-probability of each entry in nats; x is (cells, genes), the result (samples, cells, genes)."""
+
+    def log_prob(self, p: CountParameters, rows: SparseRows, *, route: Route = "auto") -> Tensor:
+        """Log-probability of each cell in nats, (samples, cells)."""
+        return self.log_prob_entries(p, rows.dense).sum(-1)
+
+    @abstractmethod
+    def mean(self, p: CountParameters) -> Tensor:
+        """Mean of each entry, (samples, cells, genes)."""
+
+    @abstractmethod
+    def variance(self, p: CountParameters) -> Tensor:
+        """Variance of each entry, (samples, cells, genes)."""
+
+    @abstractmethod
+    def sample(self, p: CountParameters, generator: torch.Generator | None = None) -> Tensor:
+        """One draw of each entry, (samples, cells, genes)."""

@@ -1,0 +1,1 @@
+"""Matplotlib figures that return Axes."""

@@ -1,0 +1,1 @@
+"""The training engine: plan, loop, checkpoints, guard."""
