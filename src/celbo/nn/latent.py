@@ -1,0 +1,62 @@
+"""The variational posterior of a minibatch: what an encoder returns.
+
+q(z_n | x_n) = Normal(mean_n, diag(scale_n ** 2))        log l_n ~ Normal(mean_n, scale_n ** 2)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["GaussianPosterior", "Latent"]
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class GaussianPosterior:
+    """A normal distribution with a diagonal covariance for each cell.
+
+    Coordinates are the last axis: the latent state has shape (cells, latent), the log library size (cells, 1).
+    """
+
+    mean: Tensor
+    """Mean of each coordinate; (cells, D)."""
+    scale: Tensor
+    """Standard deviation of each coordinate, positive; (cells, D)."""
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each coordinate; (cells, D)."""
+        return self.scale.square()
+
+    def sample(self, n_samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Return reparameterised draws, differentiable in mean and scale; (n_samples, cells, D)."""
+        noise = torch.randn(
+            (n_samples, *self.mean.shape), generator=generator, dtype=self.mean.dtype, device=self.mean.device
+        )
+        return self.mean + self.scale * noise
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-density in nats, summed over coordinates; value (..., cells, D), the result (..., cells)."""
+        standard = (value - self.mean) / self.scale
+        return (-0.5 * standard.square() - self.scale.log() - _HALF_LOG_2PI).sum(-1)
+
+    def kl_to(self, mean: Tensor | float = 0.0, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the divergence to Normal(mean, scale ** 2) in nats, summed over coordinates; (cells,)."""
+        ratio = self.scale / scale
+        shift = (self.mean - mean) / scale
+        return (0.5 * (ratio.square() + shift.square() - 1) - ratio.log()).sum(-1)
+
+
+@dataclass(frozen=True)
+class Latent:
+    """The posterior of everything that is latent in a cell."""
+
+    z: GaussianPosterior
+    """Of the latent state, before any transform; (cells, latent)."""
+    library: GaussianPosterior | None = None
+    """Of the log library size; (cells, 1). None where the library size is observed."""
