@@ -1,0 +1,212 @@
+"""What the report page is made from: plain arrays, frames and strings. No AnnData and no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+from celbo.errors import InputError
+
+__all__ = ["Categories", "DotPlot", "ReportData", "top_markers"]
+
+
+@dataclass(frozen=True)
+class Categories:
+    """A named category for each cell."""
+
+    title: str
+    """What the category is, as shown: the column's name, or "cluster"."""
+    codes: NDArray[np.int64]
+    """Position of each cell's name in `names`, -1 for none; (cells,)."""
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, title: str, values: ArrayLike | pd.Series[Any] | pd.Categorical) -> Categories:
+        """Encode a column: the order of a pandas categorical is kept, else names are sorted as strings.
+
+        Parameters
+        ----------
+        title
+            The column's name.
+        values
+            A name for each cell, (cells,); missing values become "none".
+        """
+        column = values if isinstance(values, pd.Series) else pd.Series(values)
+        if not isinstance(column.dtype, pd.CategoricalDtype):
+            column = column.astype(object).where(column.notna(), None).map(lambda v: None if v is None else str(v))
+            column = column.astype("category")
+        column = column.cat.remove_unused_categories()
+        return cls(title, np.asarray(column.cat.codes, np.int64), tuple(str(c) for c in column.cat.categories))
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Cells of each category, (names,)."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class DotPlot:
+    """Mean expression and detection of a few genes in each group of cells."""
+
+    genes: tuple[str, ...]
+    groups: tuple[str, ...]
+    mean: NDArray[np.float64]
+    """Mean of log1p(10,000 x count / library), (groups, genes)."""
+    fraction: NDArray[np.float64]
+    """Share of the group's cells with a count, (groups, genes)."""
+
+    @classmethod
+    def from_counts(
+        cls, counts: sparse.csr_matrix, gene_names: Sequence[str], groups: Categories, genes: Sequence[str]
+    ) -> DotPlot:
+        """Compute the two matrices from raw counts.
+
+        Parameters
+        ----------
+        counts
+            Raw counts, (cells, all genes), any sparse format.
+        gene_names
+            Names of the columns of `counts`.
+        groups
+            The group of each cell.
+        genes
+            The genes to show, a few dozen.
+        """
+        position = {name: i for i, name in reversed(list(enumerate(gene_names)))}
+        chosen = [g for g in genes if g in position]
+        library = np.maximum(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(), 1.0)
+        few = sparse.csr_matrix(sparse.csc_matrix(counts)[:, [position[g] for g in chosen]], dtype=np.float64)
+        kept = np.flatnonzero(groups.codes >= 0)
+        member = sparse.csr_matrix(
+            (np.ones(len(kept)), (groups.codes[kept], kept)), shape=(len(groups.names), few.shape[0])
+        )
+        size = np.maximum(groups.sizes, 1)[:, None]
+        detected = few.copy()
+        detected.data = (detected.data > 0).astype(np.float64)
+        few.data = np.log1p(few.data * np.repeat(1e4 / library, np.diff(few.indptr)))
+        return cls(tuple(chosen), groups.names, (member @ few).toarray() / size, (member @ detected).toarray() / size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything the report page shows. Only the first four are needed; a part whose field is None drops its panel.
+
+    Names may hold anything: they are shown as text.
+    """
+
+    title: str
+    """Heading of the page, for example the file's name."""
+    n_cells: int
+    n_genes: int
+    """Genes in the file."""
+    n_genes_used: int
+    """Genes the model was trained on."""
+
+    # what went in
+    model: str = "scVI"
+    """Name of the model, as shown."""
+    source: str = ""
+    """Path or name of what was read."""
+    warnings: Sequence[str] = ()
+    """Findings about the data, one sentence each."""
+    library: NDArray[np.float64] | None = None
+    """Total counts of each cell, (cells,)."""
+    detected: NDArray[np.float64] | None = None
+    """Genes with a count in each cell, (cells,)."""
+    zero_fraction: NDArray[np.float64] | None = None
+    """Share of cells without a count for each gene, (genes,)."""
+    batch: Categories | None = None
+    """Batches; None, or a single name, where there is one only."""
+    labels: Categories | None = None
+    """Known labels (cell types)."""
+    clusters: Categories | None = None
+    """The clusters found after the model."""
+
+    # training
+    history: pd.DataFrame | None = None
+    """One row an epoch, with the columns of `model.history`: elbo_train, elbo_validation (nats per cell, negative),
+    kl_z_train, kl_z_validation, kl_weight, learning_rate, seconds, ..."""
+    stopped: str = "finished"
+    """"finished", "plateau" or "interrupted"."""
+    best_epoch: int | None = None
+    """Epoch (a label of the history's index) whose weights were kept."""
+    held_out_elbo: float | None = None
+    """Nats per cell, negative."""
+
+    # maps and numbers
+    embeddings: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
+    """Two-dimensional maps by title, each (cells, 2), in the order to show: {"Before (PCA)": ..., "After (scVI)": ...}.
+    Each one a UMAP: of the principal components, and of the latent space."""
+    metrics: pd.DataFrame | None = None
+    """`celbo.evaluate.compare_latents(...)`: columns metric, kind ("batch" or "biology"), before, after, meaning."""
+    ari: float | None = None
+    """Adjusted Rand index of the clusters against the labels."""
+    nmi: float | None = None
+    """Normalised mutual information of the clusters and the labels."""
+    predictive: pd.DataFrame | None = None
+    """`celbo.evaluate.predictive_check(...)`, one row a gene: mean_observed, mean_predicted, variance_observed,
+    variance_predicted, zeros_observed, zeros_predicted."""
+
+    # clusters and genes
+    markers: pd.DataFrame | None = None
+    """Index gene; columns group1, proba_de or proba_higher, bayes_factor, lfc_median, scale1, scale2, raw_mean1,
+    raw_mean2, detection1, detection2 (those that there are)."""
+    markers_note: str = ""
+    """A sentence beside the markers, for example that only the highly variable genes were modelled."""
+    dots: DotPlot | None = None
+    """Top markers of each cluster: `DotPlot.from_counts(..., genes=top_markers(markers))`."""
+
+    # how it was made
+    command: str = ""
+    """The exact command or call."""
+    seed: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved options, plain values, possibly nested by section."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall seconds by step, in order."""
+    created: str = ""
+    """When, as shown; empty leaves it out (and the file reproducible)."""
+
+    def __post_init__(self) -> None:
+        """Hold the arrays of cells to one length."""
+        per_cell = {
+            "library": self.library,
+            "detected": self.detected,
+            **{c.title: c.codes for c in (self.batch, self.labels, self.clusters) if c is not None},
+            **self.embeddings,
+        }
+        for name, values in per_cell.items():
+            if values is not None and len(values) != self.n_cells:
+                raise InputError(
+                    "has the wrong length",
+                    where=f"ReportData: {name!r}",
+                    value=f"{len(values)} entries for {self.n_cells} cells",
+                    fix="Give one entry for each cell.",
+                )
+
+
+def top_markers(markers: pd.DataFrame, per_group: int = 3) -> list[str]:
+    """Return the first `per_group` genes of each `group1` that go up there and are not yet taken, best first.
+
+    Parameters
+    ----------
+    markers
+        Table as in `ReportData.markers`.
+    per_group
+        Genes of each group.
+    """
+    table = markers if "group1" in markers else markers.assign(group1="all")
+    by = next((c for c in ("bayes_factor", "proba_higher", "proba_de", "lfc_median") if c in table), None)
+    taken: list[str] = []
+    for _, rows in table.groupby("group1", sort=False, observed=True):
+        up = rows[rows["lfc_median"] > 0] if "lfc_median" in rows else rows
+        ranked = up if by is None else up.sort_values([by], ascending=False, kind="stable")
+        taken += [str(g) for g in ranked.index if str(g) not in taken][:per_group]
+    return taken
