@@ -1,0 +1,59 @@
+# Everything for development. Needs Python 3.11 or newer, pip and make; each target makes what it needs.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+            $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints/dev.txt)
+BIN    := .venv/bin
+TESTS  ?= tests
+JOBS   ?= 2
+DEMO   ?= demo
+# One thread a worker: the tests are many small problems, and two thread pools on few cores only wait for each other.
+THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow lint bench venv-peer golden freeze
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+venv: .venv/.done  ## Make .venv with everything for development
+
+demo: .venv/.done  ## Run the main job on the real cells that ship with a dependency; writes demo/report.html
+	$(BIN)/celbo demo --out $(DEMO)
+
+test: .venv/.done  ## Pass the tests (minutes)
+	$(THREADS) $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(JOBS) --dist worksteal $(TESTS)
+
+test-slow: .venv/.done  ## Pass the long tests (an hour)
+	$(BIN)/python -m pytest -q -m "slow and not gpu" $(TESTS)
+
+lint: .venv/.done  ## Style, types and the import order of the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+bench: .venv/.done venv-peer  ## Run the side-by-side measurements; writes benchmarks/results/*.json
+	$(BIN)/python benchmarks/elbo_parity.py
+
+venv-peer: .venv-peer/.done  ## Make .venv-peer with scvi-tools, for comparisons only
+
+golden: .venv-peer/.done  ## Draw the golden files of the parity test anew
+	.venv-peer/bin/python tools/make_golden.py tests/models/golden
+
+freeze: .venv/.done  ## Write the versions in .venv to constraints/dev.txt
+	$(BIN)/python tools/freeze.py $(BIN)/python constraints/dev.txt
+
+# torch first and pinned, so that nothing later picks another build of it.
+.venv/.done: pyproject.toml constraints/dev.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; say where one is: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint constraints/dev.txt --editable ".[dev]"
+	touch $@
+
+.venv-peer/.done: constraints/peer.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; say where one is: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
+	test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
+	.venv-peer/bin/python -m pip install --quiet $(TORCH)
+	.venv-peer/bin/python -m pip install --quiet --constraint constraints/peer.txt scvi-tools scikit-misc
+	touch $@
