@@ -1,0 +1,63 @@
+"""Walks over the rows of a CSR matrix on the CPU.
+
+All are serial and release the GIL, so that a prefetching thread may run them beside a parallel kernel: numba's
+workqueue threading layer aborts where two threads start parallel regions at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["column_sums", "gather_rows", "row_sums"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+Array = npt.NDArray[Any]
+
+
+def _compiled(function: F) -> F:
+    return cast(F, numba.njit(nogil=True, cache=True)(function))
+
+
+@_compiled
+def gather_rows(
+    indptr: Array, indices: Array, values: Array, rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return some rows of a CSR matrix as a new one: indptr and indices int64, values float32.
+
+    The caller vouches that `rows` lie within the matrix: the loop does not look.
+    """
+    starts = np.zeros(rows.shape[0] + 1, dtype=np.int64)
+    for i in range(rows.shape[0]):
+        starts[i + 1] = starts[i] + indptr[rows[i] + 1] - indptr[rows[i]]
+    genes = np.empty(starts[-1], dtype=np.int64)
+    out = np.empty(starts[-1], dtype=np.float32)
+    for i in range(rows.shape[0]):
+        first, to = indptr[rows[i]], starts[i]
+        for k in range(starts[i + 1] - to):
+            genes[to + k] = indices[first + k]
+            out[to + k] = values[first + k]
+    return starts, genes, out
+
+
+@_compiled
+def row_sums(indptr: Array, values: Array) -> npt.NDArray[np.float64]:
+    """Return the sum of each row; (rows,) float64."""
+    sums = np.zeros(indptr.shape[0] - 1, dtype=np.float64)
+    for i in range(sums.shape[0]):
+        for k in range(indptr[i], indptr[i + 1]):
+            sums[i] += values[k]
+    return sums
+
+
+@_compiled
+def column_sums(indices: Array, values: Array, n_columns: int) -> npt.NDArray[np.float64]:
+    """Return the sum of each column; (columns,) float64."""
+    sums = np.zeros(n_columns, dtype=np.float64)
+    for k in range(indices.shape[0]):
+        sums[indices[k]] += values[k]
+    return sums
