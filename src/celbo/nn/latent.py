@@ -33,7 +33,7 @@ class GaussianPosterior:
         """Variance of each coordinate; (cells, D)."""
         return self.scale.square()
 
-    def sample(self, n_samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n_samples: int, generator: torch.Generator | None) -> Tensor:
         """Return reparameterised draws, differentiable in mean and scale; (n_samples, cells, D)."""
         noise = torch.randn(
             (n_samples, *self.mean.shape), generator=generator, dtype=self.mean.dtype, device=self.mean.device
@@ -45,7 +45,7 @@ class GaussianPosterior:
         standard = (value - self.mean) / self.scale
         return (-0.5 * standard.square() - self.scale.log() - _HALF_LOG_2PI).sum(-1)
 
-    def kl_to(self, mean: Tensor | float = 0.0, scale: Tensor | float = 1.0) -> Tensor:
+    def kl_to(self, mean: Tensor | float, scale: Tensor | float) -> Tensor:
         """Return the divergence to Normal(mean, scale ** 2) in nats, summed over coordinates; (cells,)."""
         ratio = self.scale / scale
         shift = (self.mean - mean) / scale

@@ -1,0 +1,541 @@
+"""What the user holds: a model binds counts, a network, the engine and the posterior.
+
+`Model` reads the data, trains and saves; `CountModel` adds what one asks of a model of counts. A system in a file of
+its own gives its `config_class` and its `network_class`; data keys and configuration fields become its keywords.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from celbo.data.cells import CellData, open_anndata
+from celbo.data.schema import DataKeys, Schema
+from celbo.errors import InputError, NotTrainedError, OptionError, SchemaError, listed, nearest
+from celbo.training.engine import FitResult, fit
+from celbo.training.plan import TrainConfig
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["CountModel", "Model"]
+
+ConfigT = TypeVar("ConfigT")
+Indices = Sequence[int] | npt.NDArray[Any] | pd.Series | None
+
+
+class Model(Generic[ConfigT]):
+    """A network with the data it was built for. Systems derive from it and name their two classes.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes. The model keeps its own copy of the counts and never writes into `adata`.
+    config
+        The network's configuration; None is the default one.
+    seed
+        Seed of weights, split, order of the cells and noise.
+    **options
+        Data keys (`layer`, `batch_key`, ...) and fields of the configuration, which replace those of `config`.
+
+    Raises
+    ------
+    OptionError
+        An option does not exist or has an impossible value.
+    InputError
+        The data cannot be used; the message names the cell, gene or column and the fix.
+    """
+
+    config_class: ClassVar[type[Any]]
+    network_class: ClassVar[type[Any]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "config_class" in cls.__dict__:
+            cls.__signature__ = _signature(cls.config_class)  # type: ignore[attr-defined]
+
+    def __init__(self, adata: AnnData, *, config: ConfigT | None = None, seed: int = 0, **options: Any) -> None:
+        keys, given = _split_options(type(self).__name__, self.config_class, options)
+        checked = replace(config or self.config_class(), **given)  # type: ignore[type-var]
+        check_config(checked)
+        require_counts = getattr(checked, "likelihood", "nb") != "normal"
+        data = open_anndata(adata, keys, require_counts=require_counts)
+        self._bind(checked, data.schema, seed, data, weakref.ref(adata))
+
+    def _bind(
+        self, config: Any, schema: Schema, seed: int, data: CellData | None, adata: Callable[[], AnnData | None]
+    ) -> None:
+        self.config: ConfigT = config
+        self.schema = schema
+        self.seed = seed
+        self.data = data
+        self._adata = adata
+        self.fitted: FitResult | None = None
+        with torch.random.fork_rng(devices=[]):  # layers draw their first weights from torch's global generator
+            torch.manual_seed(seed)
+            self.network = self.network_class(config, schema)
+        self.network.eval()
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        plan: TrainConfig | None = None,
+        *,
+        max_epochs: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        train_size: float | None = None,
+        train_indices: Indices = None,
+        validation_indices: Indices = None,
+        early_stopping: bool | None = None,
+        kl_warmup: float | int | None = None,
+        n_threads: int | None = None,
+        device: str = "auto",
+        progress: bool | None = None,
+        checkpoint_dir: str | Path | None = None,
+        resume: bool = False,
+    ) -> Self:
+        """Train the network; None means the plan's value, and in the plan the default that is good on any size.
+
+        Parameters
+        ----------
+        plan
+            The training plan; the keywords beside it win.
+        max_epochs, batch_size, learning_rate, train_size, early_stopping, kl_warmup, n_threads
+            See `TrainConfig`.
+        train_indices, validation_indices
+            Positions of the cells to train on and to hold out; by default drawn with the model's seed.
+        device
+            "auto", "cpu", "cuda", "cuda:1" or "mps".
+        progress
+            Whether to show a bar; None shows one on a terminal.
+        checkpoint_dir
+            Folder for checkpoints, written atomically as training goes on.
+        resume
+            Continue from the newest checkpoint in that folder; the end is the same to the bit as without the break.
+
+        Returns
+        -------
+        The model itself.
+
+        Raises
+        ------
+        TrainingError
+            Training became non-finite and did not recover with a smaller learning rate.
+        """
+        given = {
+            "max_epochs": max_epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "train_size": train_size,
+            "early_stopping": early_stopping,
+            "kl_warmup": kl_warmup,
+            "n_threads": n_threads,
+        }
+        resolved = replace(plan or TrainConfig(), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        data = self._own_data()
+        self.fitted = fit(
+            self.network,
+            data,
+            resolved,
+            seed=self.seed,
+            train_indices=None if train_indices is None else positions(train_indices, data.n_cells, "train_indices"),
+            validation_indices=None
+            if validation_indices is None
+            else positions(validation_indices, data.n_cells, "validation_indices"),
+            device=device,
+            progress=progress,
+            checkpoint_dir=checkpoint_dir,
+            resume=resume,
+            fingerprint={"model": type(self).__name__, "config": config_dict(self.config)},
+        )
+        self.network.eval()
+        return self
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether `train` has run."""
+        return self.fitted is not None
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch: ELBO, reconstruction and KL in nats per cell, learning rate, seconds, cells per second."""
+        return self._trained().history
+
+    @property
+    def train_indices(self) -> npt.NDArray[np.int64]:
+        """Positions of the cells that were trained on."""
+        return self._trained().split.train
+
+    @property
+    def validation_indices(self) -> npt.NDArray[np.int64]:
+        """Positions of the cells that were held out."""
+        return self._trained().split.validation
+
+    # -- saving ------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model into a folder: `weights.safetensors`, `model.json`, `history.csv` and the split.
+
+        The folder appears whole or not at all. No pickle: a saved model cannot run code when it is loaded.
+        """
+        from celbo.models.store import save_model
+
+        return save_model(self, Path(path), overwrite=overwrite)
+
+    # -- latent ------------------------------------------------------------------------------------------------------
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Indices = None,
+        give_mean: bool = True,
+        n_samples: int = 1,
+        return_dist: bool = False,
+        batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Return the latent state of each cell.
+
+        Parameters
+        ----------
+        adata
+            Other cells with the same genes; None is the data of the model.
+        indices
+            Positions or a boolean mask of the cells asked for; None is all.
+        give_mean
+            The mean of q(z | x); False draws from it.
+        n_samples
+            Number of draws where `give_mean` is False.
+        return_dist
+            Return the mean and the variance of q(z | x) as two arrays instead.
+        batch_size
+            Cells encoded at a time.
+        seed
+            Seed of the draws; None is the model's.
+
+        Returns
+        -------
+        (cells, latent) float32; (samples, cells, latent) for several draws.
+        """
+        from celbo.posterior.latent import latent_representation
+
+        data, index = self._asked(adata, indices)
+        return latent_representation(
+            self.network,
+            data,
+            index,
+            give_mean=give_mean,
+            n_samples=n_samples,
+            return_dist=return_dist,
+            batch_size=batch_size or 512,
+            seed=self.seed if seed is None else seed,
+        )
+
+    # -- what every getter needs -------------------------------------------------------------------------------------
+
+    def _trained(self) -> FitResult:
+        if self.fitted is None:
+            raise NotTrainedError("has not been trained", where=type(self).__name__, fix="Call model.train() first.")
+        return self.fitted
+
+    def _own_data(self) -> CellData:
+        if self.data is None:
+            raise InputError("was loaded without its data", where=type(self).__name__, fix="Pass adata to celbo.load.")
+        return self.data
+
+    def _data_of(self, adata: AnnData | None) -> CellData:
+        """Return the model's own data, or `adata` checked, aligned and encoded."""
+        if adata is None or (self.data is not None and adata is self._adata()):
+            return self._own_data()
+        require_counts = getattr(self.config, "likelihood", "nb") != "normal"
+        return open_anndata(adata, self.schema.keys, schema=self.schema, require_counts=require_counts)
+
+    def _asked(self, adata: AnnData | None, indices: Indices) -> tuple[CellData, npt.NDArray[np.int64]]:
+        self._trained()
+        data = self._data_of(adata)
+        return data, positions(indices, data.n_cells, "indices")
+
+    def _column(self, name: str, adata: AnnData | None = None) -> pd.Series:
+        """Return a column of `obs`, from the AnnData given or from the one that the model was built on."""
+        source = adata if adata is not None else self._adata()
+        if source is None:
+            raise SchemaError(
+                f"cannot be looked up: {name!r}",
+                where="column of obs",
+                fix="The AnnData the model was built on is gone; pass adata=.",
+            )
+        if name not in source.obs:
+            raise SchemaError(f"has no column {name!r}", where="obs", fix=nearest(name, map(str, source.obs.columns)))
+        column: pd.Series = source.obs[name]
+        return column
+
+    def __repr__(self) -> str:
+        state = "trained" if self.is_trained else "not trained"
+        s = self.schema
+        return f"{type(self).__name__}({s.n_genes} genes, {s.n_batches} batches, {state})"
+
+
+class CountModel(Model[ConfigT]):
+    """A model of counts: expression, evidence and samples besides the latent state."""
+
+    def get_normalized_expression(
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Indices = None,
+        gene_list: Sequence[str] | None = None,
+        transform_batch: str | Sequence[str] | None = None,
+        library_size: float | Literal["latent"] = 1.0,
+        n_samples: int = 1,
+        return_mean: bool = True,
+        return_numpy: bool = False,
+        path: str | Path | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Return the expected expression of each gene in each cell, free of noise and of library size.
+
+        Parameters
+        ----------
+        adata, indices
+            The cells; see `get_latent_representation`.
+        gene_list
+            Names of the genes to return; None is all. Shares are still of all genes.
+        transform_batch
+            Batch to decode as: None is each cell's own, a name is that batch, several names their average.
+        library_size
+            Total that the shares are multiplied by; "latent" is each cell's own library size.
+        n_samples
+            Draws of the latent state for each cell.
+        return_mean
+            Average over the draws; False keeps them, (samples, cells, genes).
+        return_numpy
+            Return an array instead of a DataFrame indexed by cell and gene names.
+        path
+            Stream the result into this file (`.npy`) with bounded memory, and return its path.
+        batch_size
+            Cells decoded at a time.
+        seed
+            Seed of the draws; None is the model's.
+
+        Returns
+        -------
+        DataFrame (cells, genes), or an array; in counts per `library_size`.
+        """
+        from celbo.posterior import expression
+
+        data, index = self._asked(adata, indices)
+        genes = gene_positions(gene_list, self.schema)
+        options: dict[str, Any] = {
+            "genes": genes,
+            "transform_batch": batch_codes(transform_batch, self.schema),
+            "library_size": library_size,
+            "n_samples": n_samples,
+            "return_mean": return_mean,
+            "seed": self.seed if seed is None else seed,
+            "batch_size": batch_size,
+        }
+        if path is not None:
+            return expression.write_expression(self.network, data, index, Path(path), **options)
+        values = expression.normalized_expression(self.network, data, index, **options)
+        if return_numpy or values.ndim == 3:
+            return values
+        names = np.asarray(self.schema.genes)
+        return pd.DataFrame(
+            values,
+            index=np.asarray(data.cell_names)[index],
+            columns=names if genes is None else names[genes],
+        )
+
+    def get_elbo(
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Indices = None,
+        n_samples: int = 1,
+        per_cell: bool = False,
+        seed: int | None = None,
+    ) -> Any:
+        """Return the evidence lower bound in nats per cell (negative): the mean, or each cell's, (cells,)."""
+        from celbo.posterior.evidence import elbo
+
+        data, index = self._asked(adata, indices)
+        seed = self.seed if seed is None else seed
+        return elbo(self.network, data, index, n_samples=n_samples, per_cell=per_cell, seed=seed)
+
+    def get_reconstruction_error(
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Indices = None,
+        n_samples: int = 1,
+        per_cell: bool = False,
+        seed: int | None = None,
+    ) -> Any:
+        """Return minus the expected log-likelihood given the latent state, in nats per cell (positive)."""
+        from celbo.posterior.evidence import reconstruction_error
+
+        data, index = self._asked(adata, indices)
+        seed = self.seed if seed is None else seed
+        return reconstruction_error(self.network, data, index, n_samples=n_samples, per_cell=per_cell, seed=seed)
+
+    def get_marginal_ll(
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Indices = None,
+        n_samples: int = 500,
+        per_cell: bool = False,
+        seed: int | None = None,
+    ) -> Any:
+        """Return the log marginal likelihood by importance weighting with q as the proposal, in nats per cell.
+
+        log p(x) ~ log mean_k p(x | z_k) p(z_k) / q(z_k | x) (Burda et al. 2016), a lower bound that tightens with
+        `n_samples`. The mean over cells, or with `per_cell` each cell's, (cells,).
+        """
+        from celbo.posterior.evidence import marginal_ll
+
+        data, index = self._asked(adata, indices)
+        seed = self.seed if seed is None else seed
+        return marginal_ll(self.network, data, index, n_samples=n_samples, per_cell=per_cell, seed=seed)
+
+    def posterior_predictive_sample(
+        self, adata: AnnData | None = None, *, indices: Indices = None, n_samples: int = 1, seed: int | None = None
+    ) -> Any:
+        """Draw new counts for each cell from p(x' | x): CSR (cells, genes), or a list of them for several samples."""
+        from celbo.posterior.expression import posterior_predictive_sample
+
+        data, index = self._asked(adata, indices)
+        seed = self.seed if seed is None else seed
+        return posterior_predictive_sample(self.network, data, index, n_samples=n_samples, seed=seed)
+
+    def get_latent_library_size(
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Indices = None,
+        give_mean: bool = True,
+        seed: int | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return the library size of each cell in counts, (cells,): the observed one, or the posterior's mean or draw."""
+        from celbo.posterior.latent import latent_library_size
+
+        data, index = self._asked(adata, indices)
+        seed = self.seed if seed is None else seed
+        sizes: npt.NDArray[np.float32] = latent_library_size(self.network, data, index, give_mean=give_mean, seed=seed)
+        return sizes
+
+
+# -- options and positions -------------------------------------------------------------------------------------------
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """Return the fields of a configuration by name."""
+    return {f.name: getattr(config, f.name) for f in fields(config)}
+
+
+def check_config(config: Any) -> None:
+    """Check every field of a configuration against its type: choices of literals, positive sizes, rates in [0, 1)."""
+    from typing import get_args, get_origin, get_type_hints
+
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise OptionError(
+                "is not a choice", where=f"{name}={value!r}", fix=nearest(str(value), map(str, get_args(kind)))
+            )
+        if kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise OptionError("is not a positive whole number", where=f"{name}={value!r}")
+        if kind is float and (not isinstance(value, int | float) or not 0 <= value < 1):
+            raise OptionError("is not between 0 and 1", where=f"{name}={value!r}")
+        if kind is bool and not isinstance(value, bool):
+            raise OptionError("is not True or False", where=f"{name}={value!r}")
+
+
+def _signature(config_class: type[Any]) -> inspect.Signature:
+    """Return the constructor's signature: data keys, configuration fields, all with their defaults."""
+    p, kw = inspect.Parameter, inspect.Parameter.KEYWORD_ONLY
+    parameters = [p("adata", p.POSITIONAL_OR_KEYWORD), p("config", kw, default=None)]
+    for source in (DataKeys, config_class):
+        parameters += [p(f.name, kw, default=f.default, annotation=f.type) for f in fields(source)]
+    return inspect.Signature([*parameters, p("seed", kw, default=0)])
+
+
+def _split_options(name: str, config_class: type[Any], options: dict[str, Any]) -> tuple[DataKeys, dict[str, Any]]:
+    """Divide keyword options into data keys and configuration fields; an unknown one is an error."""
+    key_names = [f.name for f in fields(DataKeys)]
+    config_names = [f.name for f in fields(config_class)]
+    for option in options:
+        if option not in key_names and option not in config_names:
+            raise OptionError(f"has no option {option!r}", where=name, fix=nearest(option, key_names + config_names))
+    keys = {k: v for k, v in options.items() if k in key_names}
+    for k, v in keys.items():
+        plural = k.endswith("_keys") and k != "labels_keys"
+        if plural:
+            keys[k] = (v,) if isinstance(v, str) else tuple(v or ())
+        elif v is not None and not isinstance(v, str):
+            raise OptionError("is not the name of a column or layer", where=f"{k}={v!r}")
+    return DataKeys(**keys), {k: v for k, v in options.items() if k in config_names}
+
+
+def positions(indices: Indices, n_cells: int, where: str) -> npt.NDArray[np.int64]:
+    """Return cell positions from positions, a boolean mask or None (all); (chosen,) int64."""
+    if indices is None:
+        return np.arange(n_cells)
+    array = np.asarray(indices)
+    if array.ndim != 1:
+        raise OptionError("must be one-dimensional", where=where, value=f"its shape is {array.shape}")
+    if array.dtype == bool:
+        if array.size != n_cells:
+            raise OptionError(f"is a mask of {array.size} for {n_cells} cells", where=where)
+        return np.flatnonzero(array)
+    if array.size == 0:
+        raise OptionError("is empty", where=where)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise OptionError("must hold positions or a boolean mask", where=where, value=f"its type is {array.dtype}")
+    if array.min() < -n_cells or array.max() >= n_cells:
+        worst = array.min() if array.min() < -n_cells else array.max()
+        raise OptionError(f"holds a position outside {n_cells} cells", where=where, value=str(worst))
+    return np.where(array < 0, array + n_cells, array).astype(np.int64)
+
+
+def gene_positions(gene_list: Sequence[str] | None, schema: Schema) -> npt.NDArray[np.int64] | None:
+    """Return the columns of the genes named, or None for all."""
+    if gene_list is None:
+        return None
+    names = [gene_list] if isinstance(gene_list, str) else list(gene_list)
+    where = {gene: i for i, gene in enumerate(schema.genes)}
+    unknown = [g for g in names if g not in where]
+    if unknown:
+        raise OptionError(
+            f"names {len(unknown)} genes that the model does not have",
+            where="gene_list",
+            value=listed(unknown),
+            fix=nearest(str(unknown[0]), schema.genes) if len(schema.genes) < 100_000 else "",
+        )
+    return np.array([where[g] for g in names], np.int64)
+
+
+def batch_codes(transform_batch: str | Sequence[str] | None, schema: Schema) -> list[int] | None:
+    """Return the codes of the batches named, or None for each cell's own."""
+    if transform_batch is None:
+        return None
+    names = [transform_batch] if isinstance(transform_batch, str | int) else list(transform_batch)
+    codes = {batch: i for i, batch in enumerate(schema.batches)}
+    unknown = [b for b in names if str(b) not in codes]
+    if unknown:
+        raise OptionError("names an unknown batch", where="transform_batch", value=listed(unknown),
+                          fix=f"The model knows {listed(schema.batches)}.")  # fmt: skip
+    return [codes[str(b)] for b in names]

@@ -1,0 +1,66 @@
+"""Decoders: from a latent state to the raw parameters of a likelihood."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor, nn
+
+from celbo.data.minibatch import Minibatch
+from celbo.nn.layers import CovariateSizes, CovariateTables, HiddenStack, StackConfig, covariate_codes, linear
+
+__all__ = ["CountDecoder"]
+
+
+class CountDecoder(nn.Module):
+    """Latent state and covariates -> hidden layers -> one linear head for each parameter that the likelihood uses.
+
+    Parameters
+    ----------
+    n_latent, n_genes
+        Sizes of input and output.
+    stack
+        The hidden layers.
+    covariates
+        What the decoder is conditioned on.
+    heads
+        Names of the heads to build: "mean" and, where the likelihood uses them, "theta" and "dropout".
+    output_covariates
+        Whether the categorical covariates are also an input of the heads (the code of 2018).
+    """
+
+    def __init__(
+        self,
+        n_latent: int,
+        n_genes: int,
+        *,
+        stack: StackConfig,
+        covariates: CovariateSizes,
+        heads: tuple[str, ...],
+        output_covariates: bool = False,
+    ) -> None:
+        super().__init__()
+        n_beside = covariates.n_continuous + covariates.n_embedding
+        fan_in = n_latent + n_beside + covariates.n_inputs
+        self.first = linear(n_latent + n_beside, stack.n_hidden, fan_in=fan_in)
+        self.hidden = HiddenStack(stack, covariates, first_fan_in=fan_in)
+        at_output = covariates.categories if output_covariates else ()
+        fan_in = stack.n_hidden + (covariates.n_inputs if output_covariates else 0)
+        self.heads = nn.ModuleDict({name: linear(stack.n_hidden, n_genes, fan_in=fan_in) for name in heads})
+        self.shifts = nn.ModuleDict({name: CovariateTables(at_output, n_genes, fan_in=fan_in) for name in heads})
+        self._batch_is_coded = not covariates.n_embedding
+
+    def head(self, name: str) -> nn.Linear:
+        """Return one of the heads."""
+        head = self.heads[name]
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def forward(
+        self, z: Tensor, batch: Minibatch, generator: Generator | None = None, *, beside: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the output of each head, (samples, cells, genes), for z (samples, cells, latent)."""
+        if beside is not None:
+            z = torch.cat([z, beside.expand(z.shape[0], *beside.shape)], -1)
+        codes = covariate_codes(batch, with_batch=self._batch_is_coded)
+        h = self.hidden(self.first(z), codes, generator)  # (samples, cells, hidden)
+        return {name: head(h) + self.shifts[name](codes) for name, head in self.heads.items()}

@@ -1,0 +1,63 @@
+"""Encoders: from a minibatch of counts to a Gaussian posterior."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor, nn
+
+from celbo.data.minibatch import Minibatch
+from celbo.nn.latent import GaussianPosterior
+from celbo.nn.layers import CovariateSizes, HiddenStack, SparseLinear, StackConfig, covariate_codes, linear
+
+__all__ = ["GaussianEncoder"]
+
+
+class GaussianEncoder(nn.Module):
+    """log1p -> hidden layers -> mean and log variance of a diagonal Gaussian, in one matrix product.
+
+    Parameters
+    ----------
+    n_genes, n_outputs
+        Sizes of input and of the Gaussian.
+    stack
+        The hidden layers.
+    covariates
+        What the encoder is conditioned on; nothing by default.
+    variance_floor
+        Added to the variance (scvi-tools: 1e-4).
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_outputs: int,
+        *,
+        stack: StackConfig,
+        covariates: CovariateSizes | None = None,
+        variance_floor: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        covariates = covariates or CovariateSizes()
+        n_beside = covariates.n_continuous + covariates.n_embedding
+        fan_in = n_genes + n_beside + covariates.n_inputs
+        self.first = SparseLinear(n_genes, stack.n_hidden, fan_in=fan_in)
+        self.beside = linear(n_beside, stack.n_hidden, fan_in=fan_in, bias=False) if n_beside else None
+        self.hidden = HiddenStack(stack, covariates, first_fan_in=fan_in)
+        self.head = linear(stack.n_hidden, 2 * n_outputs, fan_in=stack.n_hidden)
+        self.variance_floor = variance_floor
+        self._batch_is_coded = not covariates.n_embedding
+        self._drop_input = stack.dropout_position == "before" and stack.dropout_rate > 0
+
+    def forward(
+        self, batch: Minibatch, generator: Generator | None = None, *, beside: Tensor | None = None
+    ) -> GaussianPosterior:
+        """Return the posterior of each cell; `beside` are dense inputs next to the counts, (cells, n_beside)."""
+        dropout = None
+        if self._drop_input and self.training:
+            dropout = self.hidden.dropout.mask(batch.rows.dense, generator)
+        first = self.first(batch.rows, dropout)  # (cells, hidden)
+        if self.beside is not None and beside is not None:
+            first = first + self.beside(beside)
+        codes = covariate_codes(batch, with_batch=self._batch_is_coded)
+        mean, log_variance = self.head(self.hidden(first, codes, generator)).chunk(2, dim=-1)
+        return GaussianPosterior(mean, (torch.exp(log_variance) + self.variance_floor).sqrt())

@@ -1,0 +1,179 @@
+"""Layers: linear maps that read sparse counts, covariates as rows of a table, and the hidden stack of scVI."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from celbo.data.minibatch import Minibatch, SparseRows
+
+__all__ = [
+    "CovariateSizes",
+    "CovariateTables",
+    "Dropout",
+    "HiddenStack",
+    "SparseLinear",
+    "StackConfig",
+    "covariate_codes",
+    "linear",
+]
+
+_BATCH_NORM_MOMENTUM, _BATCH_NORM_EPS = 0.01, 1e-3
+"""Those of the original TensorFlow code of scVI (decay 0.99), kept by scvi-tools."""
+
+
+class Dropout(nn.Module):
+    """Inverted dropout whose mask comes from an explicit generator, so that a step can be repeated to the bit."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        """Return x with entries zeroed at the rate and the others scaled up to keep the mean; in evaluation x itself."""
+        if not self.training or self.rate == 0:
+            return x
+        return x * self.mask(x, generator)
+
+    def mask(self, x: Tensor, generator: Generator | None) -> Tensor:
+        """Draw the factors: zero with probability `rate`, else 1 / (1 - rate)."""
+        keep = 1.0 - self.rate
+        return torch.empty_like(x).bernoulli_(keep, generator=generator).div_(keep)
+
+
+class SparseLinear(nn.Module):
+    """Linear map of log1p counts, with the weight kept genes-major: a row for each gene.
+
+    Parameters
+    ----------
+    n_genes, n_out
+        Sizes of input and output.
+    fan_in
+        Number of inputs that the initial uniform weights are scaled by: genes and the covariates beside them.
+    """
+
+    def __init__(self, n_genes: int, n_out: int, *, fan_in: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(fan_in)
+        self.weight = nn.Parameter(torch.empty(n_genes, n_out).uniform_(-bound, bound))  # (genes, out)
+        self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
+
+    def forward(self, rows: SparseRows, dropout: Tensor | None = None) -> Tensor:
+        """Return log1p(counts) @ weight + bias, (cells, out); `dropout` multiplies the (cells, genes) input."""
+        x = torch.log1p(rows.dense)
+        return torch.addmm(self.bias, x if dropout is None else x * dropout, self.weight)
+
+
+@dataclass(frozen=True)
+class CovariateSizes:
+    """How many categories and numbers a layer is conditioned on."""
+
+    categories: tuple[int, ...] = ()
+    """Categories of each categorical covariate, the batch first; one category says nothing and gets no table."""
+    n_continuous: int = 0
+    n_embedding: int = 0
+    """Length of the batch embedding, where the batch is embedded and not one of `categories`."""
+
+    @property
+    def n_inputs(self) -> int:
+        """Inputs that one-hot codes would add."""
+        return sum(n for n in self.categories if n > 1)
+
+
+class CovariateTables(nn.Module):
+    """What one-hot covariates, concatenated to a layer's input, add to its output: a row of a table for each category.
+
+    A new category is a new row, so that it can be trained while everything else stays as it is.
+    """
+
+    def __init__(self, categories: Sequence[int], n_out: int, *, fan_in: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(fan_in)
+        self.columns = [i for i, n in enumerate(categories) if n > 1]
+        self.tables = nn.ParameterList(
+            nn.Parameter(torch.empty(categories[i], n_out).uniform_(-bound, bound)) for i in self.columns
+        )
+
+    def forward(self, codes: Tensor) -> Tensor | float:
+        """Return the sum of the rows of `codes` (cells, covariates), (cells, out); 0.0 where there is no table."""
+        total: Tensor | float = 0.0
+        for column, table in zip(self.columns, self.tables, strict=True):
+            total = table[codes[:, column]] + total
+        return total
+
+
+def covariate_codes(batch: Minibatch, *, with_batch: bool) -> Tensor:
+    """Return the codes of all categorical covariates, (cells, covariates), the batch first if it is one of them."""
+    return torch.cat([batch.batch[:, None], batch.categorical], 1) if with_batch else batch.categorical
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """The shape of a stack of hidden layers."""
+
+    n_layers: int = 1
+    n_hidden: int = 128
+    dropout_rate: float = 0.0
+    dropout_position: Literal["after", "before"] = "after"
+    batch_norm: bool = True
+    layer_norm: bool = False
+    inject: Literal["first", "every"] = "every"
+
+
+class HiddenStack(nn.Module):
+    """Hidden layers of scVI, each `linear -> batch norm -> layer norm -> ReLU -> dropout`, covariates beside the input.
+
+    The first linear map is the caller's (`SparseLinear` for counts, `nn.Linear` for a latent state); the stack owns
+    what the covariates add to it, everything after it, and the further layers. With `dropout_position="before"` the
+    dropout of a layer acts on its input (the code of 2018); that of the first layer is then the caller's.
+    """
+
+    def __init__(self, config: StackConfig, covariates: CovariateSizes, *, first_fan_in: int) -> None:
+        super().__init__()
+        self.config = config
+        width, n = config.n_hidden, config.n_layers
+        injected = [i == 0 or config.inject == "every" for i in range(n)]
+        fan_in = [first_fan_in] + [width + covariates.n_inputs * injected[i] for i in range(1, n)]
+        self.shifts = nn.ModuleList(
+            CovariateTables(covariates.categories if injected[i] else (), width, fan_in=fan_in[i]) for i in range(n)
+        )
+        self.linears = nn.ModuleList(linear(width, width, fan_in=fan_in[i]) for i in range(1, n))
+        self.batch_norms = nn.ModuleList(
+            nn.BatchNorm1d(width, momentum=_BATCH_NORM_MOMENTUM, eps=_BATCH_NORM_EPS)
+            for _ in range(n if config.batch_norm else 0)
+        )
+        self.layer_norm = nn.LayerNorm(width, elementwise_affine=False) if config.layer_norm else None
+        self.dropout = Dropout(config.dropout_rate)
+
+    def forward(self, first: Tensor, codes: Tensor, generator: Generator | None = None) -> Tensor:
+        """Return the last hidden state, of the shape of `first`: (cells, hidden) or (samples, cells, hidden)."""
+        h = first
+        for i, shift in enumerate(self.shifts):
+            if i > 0:
+                h = self.linears[i - 1](self._dropped(h, generator, "before"))
+            h = torch.relu(self._normalised(h + shift(codes), i))
+            h = self._dropped(h, generator, "after")
+        return h
+
+    def _dropped(self, h: Tensor, generator: Generator | None, position: str) -> Tensor:
+        return self.dropout(h, generator) if self.config.dropout_position == position else h
+
+    def _normalised(self, h: Tensor, i: int) -> Tensor:
+        if self.config.batch_norm:
+            h = self.batch_norms[i](h.reshape(-1, h.shape[-1])).view_as(h)
+        return h if self.layer_norm is None else self.layer_norm(h)
+
+
+def linear(n_in: int, n_out: int, *, fan_in: int, bias: bool = True) -> nn.Linear:
+    """Return a linear map with torch's uniform initialisation for `fan_in` inputs, some of which live elsewhere."""
+    layer = nn.Linear(n_in, n_out, bias=bias)
+    bound = 1 / math.sqrt(fan_in)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.uniform_(-bound, bound)
+    return layer
