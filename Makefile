@@ -55,5 +55,5 @@ freeze: .venv/.done  ## Write the versions in .venv to constraints/dev.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; say where one is: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
 	test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
 	.venv-peer/bin/python -m pip install --quiet $(TORCH)
-	.venv-peer/bin/python -m pip install --quiet --constraint constraints/peer.txt scvi-tools scikit-misc
+	.venv-peer/bin/python -m pip install --quiet --constraint constraints/peer.txt scvi-tools scikit-misc safetensors
 	touch $@
