@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from celbo.data.minibatch import SparseRows
+from celbo.errors import OptionError
+from celbo.kernels import reference
+from celbo.likelihoods.special import log_softplus
 
 __all__ = ["CountParameters", "Likelihood", "Link", "Route"]
 
@@ -44,7 +47,7 @@ class CountParameters:
         """Log of the scale, the expected share under softmax; (samples, cells, genes)."""
         if self.link == "softmax":
             return torch.log_softmax(self.logits, dim=-1)
-        return self.logits if self.link == "exp" else F.softplus(self.logits).log()
+        return self.logits if self.link == "exp" else log_softplus(self.logits)
 
     @cached_property
     def log_mean(self) -> Tensor:
@@ -57,7 +60,18 @@ class CountParameters:
         assert self.log_theta is not None
         if self.log_theta.dim() == 3:
             return self.log_theta
-        return self.log_theta[None] if self.theta_row is None else self.log_theta[self.theta_row][None]
+        return (self.log_theta if self.theta_row is None else self.log_theta.index_select(0, self.theta_row))[None]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> CountParameters:
+        """Return the parameters with `change` applied to each floating tensor (a dtype, a device, a detach)."""
+        return CountParameters(
+            change(self.logits),
+            change(self.log_scale),
+            None if self.log_theta is None else change(self.log_theta),
+            self.theta_row,
+            None if self.dropout_logits is None else change(self.dropout_logits),
+            self.link,
+        )
 
 
 class Likelihood(ABC):
@@ -76,9 +90,37 @@ class Likelihood(ABC):
     def log_prob_entries(self, p: CountParameters, x: Tensor) -> Tensor:
         """Log-probability of each entry in nats; x is (cells, genes), the result (samples, cells, genes)."""
 
+    @abstractmethod
+    def log_prob_sparse(self, p: CountParameters, rows: SparseRows) -> Tensor:
+        """Log-probability of each entry in nats, (samples, cells, genes); the counts are never made dense."""
+
     def log_prob(self, p: CountParameters, rows: SparseRows, *, route: Route = "auto") -> Tensor:
-        """Log-probability of each cell in nats, (samples, cells)."""
-        return self.log_prob_entries(p, rows.dense).sum(-1)
+        """Log-probability of each cell in nats, (samples, cells).
+
+        Parameters
+        ----------
+        p
+            The decoder's output.
+        rows
+            The counts of the same cells.
+        route
+            "auto" is the fastest there is, "torch" plain torch on any device, "reference" the float64 oracle (it
+            returns float64).
+
+        Raises
+        ------
+        OptionError
+            If the route does not exist, or cannot take these tensors.
+        """
+        if route == "reference":
+            return self._log_prob_reference(p.map(lambda t: t.double()), rows)
+        if route not in ("auto", "torch"):
+            raise OptionError("is not a route", where="route", value=repr(route), fix="Use 'auto'.")
+        return self.log_prob_sparse(p, rows).sum(-1)
+
+    def _log_prob_reference(self, p: CountParameters, rows: SparseRows) -> Tensor:
+        theta = p.log_theta_entries if self.has_dispersion else None
+        return reference.LOG_PROB[self.name](rows.dense, p.log_mean, theta, p.dropout_logits).sum(-1)
 
     @abstractmethod
     def mean(self, p: CountParameters) -> Tensor:
