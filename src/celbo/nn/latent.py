@@ -1,6 +1,6 @@
 """The variational posterior of a minibatch: what an encoder returns.
 
-q(z_n | x_n) = Normal(mean_n, diag(scale_n ** 2))        log l_n ~ Normal(mean_n, scale_n ** 2)
+q(z | x) is Normal(mean, diag(scale ** 2)) for each cell, and so is q(log l | x) where the library size l is latent.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Dropout(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        """Return x with entries zeroed at the rate and the others scaled up to keep the mean; in evaluation x itself."""
+        """Return x with entries zeroed at the rate and the others scaled up to keep the mean; x itself in evaluation"""
         if not self.training or self.rate == 0:
             return x
         return x * self.mask(x, generator)

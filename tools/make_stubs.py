@@ -1,0 +1,73 @@
+"""Write `src/celbo/__init__.pyi`: what editors and mypy are told of the lazy package and of the models' constructors.
+
+The constructors take the data keys and the fields of a configuration as keywords; their signatures are made from those
+dataclasses at run time, and here for tools that do not run code. `python tools/make_stubs.py --check` fails where the
+file is out of date.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import celbo
+from celbo.data.schema import DataKeys
+
+STUB = Path(__file__).resolve().parents[1] / "src" / "celbo" / "__init__.pyi"
+HEADER = '''"""Made by tools/make_stubs.py; do not edit."""
+
+from typing import Literal
+
+from anndata import AnnData
+
+'''
+
+
+def keywords(source: type[Any]) -> list[str]:
+    """Return `name: type = default` for each field of a dataclass."""
+    return [f"{f.name}: {f.type} = {f.default!r}" for f in fields(source) if f.default is not MISSING]
+
+
+def constructor(name: str, config: type[Any]) -> str:
+    """Return the stub of a model's class."""
+    arguments = [f"config: {config.__name__} | None = None", *keywords(DataKeys), *keywords(config), "seed: int = 0"]
+    lines = ",\n        ".join(["self", "adata: AnnData", "*", *arguments])
+    return f"class {name}(_{name}):\n    def __init__(\n        {lines},\n    ) -> None: ...\n"
+
+
+def stub() -> str:
+    """Return the whole stub file."""
+    imports, aliases, classes = [], [], []
+    for name, module in sorted(celbo._WHERE.items()):
+        value = getattr(celbo, name)
+        if name in celbo._MODULES:
+            parent, _, child = module.rpartition(".")
+            imports.append(f"from {parent} import {child} as {name}")
+        elif hasattr(value, "config_class"):
+            imports.append(f"from {module} import {name} as _{name}")
+            classes.append(constructor(name, value.config_class))
+            for alias in ("Where",):
+                if alias in value.config_class.__init__.__annotations__.values():
+                    aliases.append(f"from {module} import {alias}")
+        else:
+            imports.append(f"from {module} import {name} as {name}")
+    body = "\n".join([*sorted({*imports, *aliases}), "", "__version__: str", "", *classes])
+    return HEADER + body
+
+
+def main() -> int:
+    """Write the stub, or with --check compare it."""
+    text = stub()
+    if "--check" in sys.argv:
+        if STUB.exists() and STUB.read_text() == text:
+            return 0
+        sys.stderr.write("src/celbo/__init__.pyi is out of date: run python tools/make_stubs.py\n")
+        return 1
+    STUB.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
