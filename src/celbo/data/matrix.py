@@ -1,0 +1,95 @@
+"""Where in an AnnData the counts are: in `X`, a layer or `raw`, in memory or in a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from celbo.data.scan import Matrix, is_sparse
+from celbo.errors import CountsError, OptionError, ReadError, SchemaError, listed, nearest
+
+__all__ = ["count_matrix_of", "matrix_name"]
+
+
+def count_matrix_of(adata: AnnData, layer: str | None) -> tuple[Matrix, NDArray[np.object_]]:
+    """Return the matrix of counts, in memory and not copied where it was, and the names of its genes.
+
+    Parameters
+    ----------
+    adata
+        The data; in memory, a view, or backed by a file (whose rows come in the order of the AnnData).
+    layer
+        A layer; None is `X`; "raw" is `adata.raw`, unless a layer has that name.
+
+    Returns
+    -------
+    matrix
+        CSR, CSC or dense; (cells, genes).
+    gene_names
+        (genes,) str.
+
+    Raises
+    ------
+    SchemaError
+        If there is no such layer, or `X` is empty.
+    CountsError
+        If the matrix does not hold real numbers, or is damaged.
+    """
+    if layer is not None and not isinstance(layer, str):
+        raise OptionError("is not the name of a layer", where="layer", value=repr(layer)[:80], fix="Pass a text.")
+    where = matrix_name(adata, layer)
+    source: Any = adata.raw if where == "adata.raw" else adata
+    if where.startswith("layer") and layer not in adata.layers:
+        raise SchemaError("does not exist", where=f"layer {layer!r}", fix=_other_layers(adata, str(layer)))
+    if source is None:
+        fix = "Pass layer=None for adata.X, or the name of a layer."
+        raise SchemaError("is not set", where="adata.raw", fix=fix)
+    found = adata.layers[layer] if where.startswith("layer") else source.X
+    if found is None:
+        raise SchemaError("is empty", where=where, fix=_other_layers(adata, ""))
+    names = np.array([_text(name) for name in source.var_names], dtype=object)
+    return _in_memory(found, where), names
+
+
+def matrix_name(adata: AnnData, layer: str | None) -> str:
+    """Return a matrix as messages name it: "adata.X", "adata.raw" or "layer 'counts'"."""
+    if layer is None:
+        return "adata.X"
+    return "adata.raw" if layer == "raw" and layer not in adata.layers else f"layer {layer!r}"
+
+
+def _other_layers(adata: AnnData, wanted: str) -> str:
+    names = [*map(str, adata.layers), *(["raw"] if adata.raw is not None else [])]
+    if not names:
+        return "There are no layers." if wanted else "There are no layers either."
+    return nearest(wanted, names) if wanted else f"Pass layer= with one of {listed(names)}."
+
+
+def _text(name: object) -> str:
+    return "" if pd.isna(name) is True else str(name)  # type: ignore[call-overload]
+
+
+def _in_memory(found: Any, where: str) -> Matrix:
+    """Return a matrix that may lie in a file as CSR, CSC or a plain array."""
+    try:
+        if hasattr(found, "to_memory"):  # a sparse matrix in a file
+            found = found.to_memory()
+        elif hasattr(found, "compute"):  # Dask
+            found = found.compute()
+        if is_sparse(found):
+            matrix = found if found.format in {"csr", "csc"} else sp.csr_matrix(found)
+        else:
+            matrix = np.asarray(found[()] if hasattr(found, "chunks") else found)
+    except (OSError, RuntimeError, ValueError, TypeError) as problem:
+        fix = "Is its file still open and whole? Read it again."
+        raise ReadError("cannot be read", where=where, value=str(problem)[:200], fix=fix) from problem
+    if matrix.dtype.kind not in "biuf" or matrix.ndim != 2:
+        fix = "Make it a matrix of integers or floats, (cells, genes)."
+        value = f"dtype {matrix.dtype}, {matrix.ndim} axes"
+        raise CountsError("does not hold real numbers", where=where, value=value, fix=fix)
+    return matrix

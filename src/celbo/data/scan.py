@@ -1,0 +1,260 @@
+"""One full pass over a matrix: every stored value is looked at, none is copied, nothing is made dense.
+
+The pass runs in blocks on threads of plain NumPy, which lets go of the interpreter lock: nothing is compiled first, and
+Numba's threading layer is not touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+__all__ = ["KINDS", "BadValues", "Kind", "Matrix", "Scan", "is_sparse", "looks_like", "scan_matrix"]
+
+Matrix: TypeAlias = Any  # a scipy CSR or CSC matrix, or a NumPy array, of shape (cells, genes)
+Kind = Literal["nan", "inf", "negative", "fractional", "large"]
+KINDS: tuple[Kind, ...] = ("nan", "inf", "negative", "fractional", "large")
+LARGEST_COUNT = 2**32 - 1
+BLOCK = 1 << 19  # values a block: small enough for the cache, large enough to hide the cost of a Python call
+_LARGEST_TABLE = 500_000_000  # groups x genes beyond which groups are not told apart
+
+_Block = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class BadValues:
+    """The values of one kind that are not counts: how many, and the first in order of cells, then genes."""
+
+    kind: Kind
+    n: int
+    cell: int
+    gene: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over a matrix found."""
+
+    n_nonzero: int
+    """Values that are not zero."""
+    bad: dict[Kind, BadValues]
+    """By kind, the values that are not counts."""
+    totals: NDArray[np.float64]
+    """Sum of each cell; (cells,) counts."""
+    detected: NDArray[np.bool_]
+    """Whether a gene is non-zero anywhere in a group of cells; (groups, genes)."""
+    occupied: NDArray[np.bool_]
+    """Whether a cell has a non-zero value; (cells,)."""
+    largest: float
+    """Largest finite value, 0 where there is none."""
+
+
+class _Tally:
+    """What the blocks of a pass write to, from several threads at once."""
+
+    def __init__(self, shape: tuple[int, int], groups: NDArray[np.int64] | None, n_groups: int) -> None:
+        self.groups = groups if groups is not None and n_groups * shape[1] <= _LARGEST_TABLE else None
+        self.detected = np.zeros((n_groups if self.groups is not None else 1, shape[1]), bool)
+        self.occupied = np.zeros(shape[0], bool)
+        self.totals = np.zeros(shape[0])
+        self.lock = Lock()
+
+    def add(self, values: NDArray[Any], cells: NDArray[np.int64], genes: NDArray[np.int64]) -> None:
+        """Add non-zero values to their cells and set the flags of their positions."""
+        first = int(cells.min())
+        sums = np.bincount(cells - first, weights=values)
+        with self.lock:
+            self.totals[first : first + sums.size] += sums
+        self.occupied[cells] = True  # no lock: every thread writes the same True
+        flat = genes if self.groups is None else (self.groups * self.detected.shape[1])[cells] + genes
+        self.detected.reshape(-1)[flat] = True
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one block found."""
+
+    n_nonzero: int
+    bad: dict[Kind, BadValues]
+    largest: float
+
+
+def is_sparse(matrix: Matrix) -> bool:
+    """Return whether a matrix is a scipy one."""
+    return bool(sp.issparse(matrix))
+
+
+def scan_matrix(matrix: Matrix, groups: NDArray[np.int64] | None = None, n_groups: int = 1) -> Scan:
+    """Look at every stored value of a matrix once.
+
+    Parameters
+    ----------
+    matrix
+        CSR, CSC or dense; (cells, genes), of a real number type.
+    groups
+        Group (batch) of each cell, to tell in which groups a gene is seen; (cells,).
+    n_groups
+        Number of groups.
+
+    Raises
+    ------
+    IndexError
+        If a sparse matrix points outside its shape.
+    """
+    tally = _Tally(matrix.shape, groups, n_groups)
+    blocks = _sparse_blocks(matrix) if is_sparse(matrix) else _dense_blocks(matrix)
+    bad: dict[Kind, BadValues] = {}
+    n_nonzero, largest = 0, 0.0
+    for part in _in_threads(lambda read: _scan_block(read(), tally), blocks):
+        n_nonzero += part.n_nonzero
+        largest = max(largest, part.largest)
+        for kind, found in part.bad.items():
+            bad[kind] = _joined(bad[kind], found) if kind in bad else found
+    return Scan(n_nonzero, bad, tally.totals, tally.detected, tally.occupied, largest)
+
+
+def _in_threads(work: Callable[[Callable[[], _Block]], _Part], blocks: list[Callable[[], _Block]]) -> Iterable[_Part]:
+    threads = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if len(blocks) < 2 or threads < 2:
+        return map(work, blocks)
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, blocks))
+
+
+def _joined(one: BadValues, other: BadValues) -> BadValues:
+    first = min(one, other, key=lambda found: (found.cell, found.gene))
+    return BadValues(one.kind, one.n + other.n, first.cell, first.gene, first.value)
+
+
+def _sparse_blocks(matrix: Matrix) -> list[Callable[[], _Block]]:
+    """Return readers of runs of stored values, each with the cell and the gene of every value."""
+    by_cell = matrix.format == "csr"
+    n_minor = matrix.shape[1] if by_cell else matrix.shape[0]
+    starts = np.asarray(matrix.indptr, np.int64)
+    if starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] > min(matrix.data.size, matrix.indices.size):
+        raise IndexError("the row pointers of the sparse matrix are out of order")
+
+    def reader(low: int) -> Callable[[], _Block]:
+        def read() -> _Block:
+            high = min(low + BLOCK, int(starts[-1]))
+            minor = matrix.indices[low:high]
+            if minor.min() < 0 or minor.max() >= n_minor:
+                raise IndexError("an index of the sparse matrix lies outside its shape")
+            first = int(np.searchsorted(starts, low, "right")) - 1
+            last = int(np.searchsorted(starts, high, "left"))
+            edges = np.clip(starts[first : last + 1], low, high)
+            major = np.repeat(np.arange(first, last), edges[1:] - edges[:-1])
+            return matrix.data[low:high], *((major, minor) if by_cell else (minor, major))
+
+        return read
+
+    return [reader(low) for low in range(0, int(starts[-1]), BLOCK)]
+
+
+def _dense_blocks(matrix: NDArray[Any]) -> list[Callable[[], _Block]]:
+    """Return readers of runs of rows: their non-zero values, each with its cell and its gene."""
+    n_rows = max(1, BLOCK // max(1, matrix.shape[1]))
+
+    def reader(low: int) -> Callable[[], _Block]:
+        def read() -> _Block:
+            rows = matrix[low : low + n_rows]
+            cells, genes = np.nonzero(rows)
+            return rows[cells, genes], cells + low, genes
+
+        return read
+
+    return [reader(low) for low in range(0, matrix.shape[0] if matrix.shape[1] else 0, n_rows)]
+
+
+def _scan_block(block: _Block, tally: _Tally) -> _Part:
+    values, cells, genes = block
+    with np.errstate(all="ignore"):
+        nonzero = values != 0
+        if not nonzero.all():
+            values, cells, genes = values[nonzero], cells[nonzero], genes[nonzero]
+        if values.size == 0:
+            return _Part(0, {}, 0.0)
+        tally.add(values, cells, genes)
+        return _Part(values.size, *_bad_values(values, cells, genes))
+
+
+def _bad_values(
+    values: NDArray[Any], cells: NDArray[np.int64], genes: NDArray[np.int64]
+) -> tuple[dict[Kind, BadValues], float]:
+    largest = float(values.max())
+    if largest <= LARGEST_COUNT and (values.dtype.kind in "bu" or bool(_are_counts(values).all())):
+        return {}, largest  # the comparison is False for a NaN
+    at = np.flatnonzero(~_are_counts(values))
+    kinds = _kinds_of(values[at])
+    bad: dict[Kind, BadValues] = {}
+    for code in np.unique(kinds):
+        chosen = at[kinds == code]
+        chosen_cells = cells[chosen]
+        in_first_cell = chosen[chosen_cells == chosen_cells.min()]
+        first = in_first_cell[genes[in_first_cell].argmin()]
+        kind = KINDS[code]
+        bad[kind] = BadValues(kind, chosen.size, int(cells[first]), int(genes[first]), float(values[first]))
+    finite = values[np.isfinite(values)]
+    return bad, float(finite.max()) if finite.size else 0.0
+
+
+def _are_counts(values: NDArray[Any]) -> NDArray[np.bool_]:
+    if values.dtype.kind == "b":
+        return np.ones(values.shape, bool)
+    fine = (values >= 0) & (values <= LARGEST_COUNT)
+    return cast("NDArray[np.bool_]", fine & (np.floor(values) == values) if values.dtype.kind == "f" else fine)
+
+
+def _kinds_of(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the position in `KINDS` of values that are not counts."""
+    return np.select([np.isnan(values), np.isinf(values), values < 0, np.floor(values) != values], [0, 1, 2, 3], 4)
+
+
+def looks_like(matrix: Matrix, largest: float, *, negative: bool) -> Literal["log", "normalised", "scaled", ""]:
+    """Guess what was done to counts that are no longer counts, from 200 of their cells.
+
+    Within a cell, normalised counts are whole multiples of the smallest one, and so are log-transformed ones once the
+    logarithm is undone; or the cells share one total.
+    """
+    if negative:
+        return "scaled"
+    rows = _some_cells(matrix)
+    with np.errstate(all="ignore"):
+        undone = [[np.expm1(row) for row in rows], [np.exp2(row) - 1 for row in rows]]
+        if largest < 20 and any(_were_counts(row) for row in undone):
+            return "log"
+        return "normalised" if _were_counts(rows) else ""
+
+
+def _some_cells(matrix: Matrix, n: int = 200) -> list[NDArray[np.float64]]:
+    """Return the positive values of up to `n` cells spread over the matrix."""
+    chosen = np.unique(np.linspace(0, matrix.shape[0] - 1, min(n, matrix.shape[0])).astype(np.int64))
+    some: Any = matrix[chosen]
+    dense = np.asarray(some.toarray() if hasattr(some, "toarray") else some, np.float64)
+    rows = [row[np.isfinite(row) & (row > 0)] for row in dense]
+    return [row for row in rows if row.size >= 2]
+
+
+def _were_counts(rows: list[NDArray[np.float64]]) -> bool:
+    if len(rows) < 2:
+        return bool(rows) and _share_of_multiples(rows) > 0.9
+    totals = np.array([row.sum() for row in rows])
+    constant = bool(totals.std() < 0.005 * totals.mean())
+    return constant or _share_of_multiples(rows) > 0.9
+
+
+def _share_of_multiples(rows: list[NDArray[np.float64]]) -> float:
+    """Return the share of values that are a small whole multiple of the smallest value of their cell."""
+    ratios = np.concatenate([row / row.min() for row in rows if row.min() > 0] or [np.zeros(0)])
+    if ratios.size == 0:
+        return 0.0
+    return float(np.mean(np.abs(ratios - np.round(ratios)) < np.minimum(1e-3 + 1e-4 * ratios, 0.1)))
