@@ -26,6 +26,7 @@ __all__ = [
     "ReadError",
     "SchemaError",
     "TrainingError",
+    "WriteError",
     "listed",
     "nearest",
 ]
@@ -93,6 +94,10 @@ class NotTrainedError(CelboError, RuntimeError):
 
 class TrainingError(CelboError, RuntimeError):
     """Training failed (exit code 4 on the command line)."""
+
+
+class WriteError(CelboError, OSError):
+    """A file or folder cannot be written (read-only folder, full disk); what was there before is unchanged."""
 
 
 class DependencyError(CelboError, ImportError):

@@ -1,15 +1,22 @@
-"""The training plan, and the two records a network and the engine exchange at each step."""
+"""The training plan, and the two records a network and the engine exchange at each step.
+
+This file does not need torch to be imported: the command line is made from `TrainConfig`.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+from celbo.errors import OptionError
 
-__all__ = ["Loss", "StepState", "TrainConfig"]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["Loss", "StepState", "TrainConfig", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,10 @@ class Loss:
 
     def elbo(self) -> Tensor:
         """Return the evidence lower bound of each cell, every KL at full weight; (cells,)."""
-        return -(self.reconstruction + sum(self.kl.values(), torch.zeros_like(self.reconstruction)))
+        negative = self.reconstruction
+        for term in self.kl.values():
+            negative = negative + term
+        return -negative
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class StepState:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a network is trained. None means: the default, good on any number of cells."""
+    """How a network is trained. None means: the default, good on any number of cells (see `resolve`)."""
 
     max_epochs: int | None = None
     """Passes over the training cells."""
@@ -64,6 +74,10 @@ class TrainConfig:
     """Epsilon of Adam."""
     weight_decay: float = 0.0
     """L2 penalty of Adam, decoupled weight decay of AdamW."""
+    l1: tuple[tuple[str, float], ...] = ()
+    """L1 penalties as (pattern of parameter names, strength): strength times the sum of absolute values."""
+    l2: tuple[tuple[str, float], ...] = ()
+    """L2 penalties as (pattern of parameter names, strength): strength times the sum of squares."""
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
     """Learning rate over training: warm-up then cosine to zero, or constant."""
     warmup_fraction: float = 0.15
@@ -73,7 +87,7 @@ class TrainConfig:
     kl_warmup_terms: tuple[str, ...] = ("z",)
     """Which KL terms are warmed up; the others always weigh one."""
     early_stopping: bool = True
-    """Stop when the held-out ELBO no longer improves, and return to the best weights."""
+    """Stop when the held-out ELBO no longer improves."""
     patience: int | None = None
     """Epochs without improvement before early stopping."""
     min_delta: float = 0.0
@@ -90,11 +104,164 @@ class TrainConfig:
     """Threads of torch; None leaves torch's setting. Bit-identical results need the same number."""
     checkpoint_every: int = 1
     """Epochs between checkpoints, where there is a checkpoint folder."""
+    epochs_rule: Literal["celbo", "scvi-tools"] = "celbo"
+    """What max_epochs None means: celbo's own rule, or that of scvi-tools, min(round(20000 / cells * 400), 400)."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values with an `OptionError` that names the field."""
+        for name, (holds, expected) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not _true_of(holds, value):
+                raise OptionError(
+                    "has an impossible value",
+                    where=f"training option {name!r}",
+                    value=repr(value),
+                    fix=f"It must be {expected}.",
+                )
 
     @classmethod
     def scvi_tools(cls, *, max_epochs: int | None = None) -> TrainConfig:
         """Return the plan of scvi-tools 1.4: Adam 1e-3 with eps 0.01 and weight decay 1e-6, batches of 128, KL weight
-        over 400 epochs, no early stopping, the last weights kept. `max_epochs` None is its heuristic
-        `min(round(20000 / cells * 400), 400)`.
+        of z (not of the library) equal to epoch / 400, no schedule, no early stopping, the last weights kept.
+
+        `max_epochs` None is its heuristic `min(round(20000 / cells * 400), 400)`, of all cells.
         """
-        raise NotImplementedError  # the engine's author fills this in, together with the heuristic
+        return cls(
+            max_epochs=max_epochs,
+            batch_size=128,
+            optimizer="adam",
+            learning_rate=1e-3,
+            adam_eps=0.01,
+            weight_decay=1e-6,
+            schedule="constant",
+            kl_warmup=400,
+            kl_warmup_terms=("z",),
+            early_stopping=False,
+            restore_best=False,
+            train_size=0.9,
+            epochs_rule="scvi-tools",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values, for JSON."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> TrainConfig:
+        """Rebuild a plan from what `to_dict` returned; unknown names are refused."""
+        unknown = set(saved) - {f.name for f in fields(cls)}
+        if unknown:
+            raise OptionError("does not exist", where=f"training option {min(unknown)!r}")
+        given: dict[str, Any] = {name: _frozen(value) for name, value in saved.items()}
+        return cls(**given)
+
+
+def resolve(plan: TrainConfig, n_train: int, *, n_cells: int | None = None) -> TrainConfig:
+    """Return the plan with a value for every default that depends on the number of cells.
+
+    Parameters
+    ----------
+    plan
+        The plan as given.
+    n_train
+        Cells to train on.
+    n_cells
+        All cells, the held-out ones with them, which the rule of scvi-tools counts; None is `n_train`.
+
+    Returns
+    -------
+    TrainConfig
+        The same plan in which `max_epochs`, `batch_size`, `learning_rate`, `kl_warmup` and `patience` are numbers.
+    """
+    batch_size = plan.batch_size or (64 if n_train < _SMALL else 128)
+    if plan.max_epochs is not None:
+        max_epochs = plan.max_epochs
+    elif plan.epochs_rule == "scvi-tools":
+        max_epochs = max(1, min(round(20_000 / (n_cells or n_train) * 400), 400))
+    else:
+        max_epochs = _default_epochs(n_train, batch_size)
+    return replace(
+        plan,
+        batch_size=batch_size,
+        max_epochs=max_epochs,
+        learning_rate=plan.learning_rate or _default_learning_rate(plan, batch_size),
+        kl_warmup=0.1 if plan.kl_warmup is None else plan.kl_warmup,
+        patience=plan.patience or max(10, math.ceil(0.3 * max_epochs)),
+    )
+
+
+_SMALL = 2_000
+"""Below so many training cells the minibatches are of 64 instead of 128."""
+
+
+def _default_epochs(n_train: int, batch_size: int) -> int:
+    """Epochs for about 2,000 steps on small data, 40 epochs up to 20,000 cells, from there steps as sqrt(cells)."""
+    steps_an_epoch = max(1, n_train // batch_size)
+    epochs = 40 * min(1.0, math.sqrt(20_000 / n_train))
+    return math.ceil(max(epochs, min(2_000 / steps_an_epoch, 400)))
+
+
+def _default_learning_rate(plan: TrainConfig, batch_size: int) -> float:
+    if plan.schedule == "constant" or plan.optimizer == "rmsprop":
+        return 1e-3
+    # 4e-3 for 64 cells and 8e-3 for 128 (docs/decisions.md); beyond that a larger batch bears no larger steps
+    return 8e-3 * min(1.0, batch_size / 128)
+
+
+def _plain(value: object) -> object:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _frozen(value: object) -> object:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+def _true_of(holds: Any, value: object) -> bool:
+    try:
+        return bool(holds(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_count(value: Any) -> bool:
+    return not isinstance(value, bool) and value == int(value) and value >= 1
+
+
+def _is_positive(value: Any) -> bool:
+    return not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_not_negative(value: Any) -> bool:
+    return not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _is_warmup(value: Any) -> bool:
+    return _is_not_negative(value) and (isinstance(value, int) or value <= 1)
+
+
+def _is_penalties(value: Any) -> bool:
+    return all(isinstance(pattern, str) and _is_not_negative(strength) for pattern, strength in value)
+
+
+_LIMITS: dict[str, tuple[Any, str]] = {
+    "max_epochs": (_is_count, "a whole number of at least 1"),
+    "batch_size": (lambda v: _is_count(v) and v >= 2, "a whole number of at least 2 (batch norm needs two cells)"),
+    "optimizer": (lambda v: v in ("adam", "adamw", "rmsprop"), "'adam', 'adamw' or 'rmsprop'"),
+    "learning_rate": (_is_positive, "a positive number"),
+    "adam_eps": (_is_positive, "a positive number"),
+    "weight_decay": (_is_not_negative, "0 or a positive number"),
+    "l1": (_is_penalties, "pairs of a pattern of parameter names and a strength"),
+    "l2": (_is_penalties, "pairs of a pattern of parameter names and a strength"),
+    "schedule": (lambda v: v in ("one-cycle", "constant"), "'one-cycle' or 'constant'"),
+    "warmup_fraction": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "kl_warmup": (_is_warmup, "a share of training between 0.0 and 1.0, or a whole number of epochs"),
+    "kl_warmup_terms": (lambda v: not isinstance(v, str) and all(isinstance(t, str) for t in v), "a tuple of names"),
+    "patience": (_is_count, "a whole number of at least 1"),
+    "min_delta": (_is_not_negative, "0 or a positive number of nats per cell"),
+    "train_size": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "clip_norm": (_is_positive, "a positive number"),
+    "clip_value": (_is_positive, "a positive number"),
+    "n_threads": (_is_count, "a whole number of at least 1"),
+    "checkpoint_every": (_is_count, "a whole number of at least 1"),
+    "epochs_rule": (lambda v: v in ("celbo", "scvi-tools"), "'celbo' or 'scvi-tools'"),
+}

@@ -1,0 +1,234 @@
+"""Atomic writes: a file or folder is there whole, as it was before, or as it is after; never half.
+
+Everything is first written under a temporary name in the same folder (a rename across file systems is no rename),
+flushed to the disk, and put in place by one rename; then the folder is flushed too, so that the rename itself survives
+a power cut. Whatever fails on the way raises a `WriteError` and leaves the old file as it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from celbo.errors import WriteError
+
+__all__ = [
+    "atomic_bytes",
+    "atomic_folder",
+    "atomic_json",
+    "atomic_text",
+    "atomic_write",
+    "remove_folder",
+    "remove_temporary",
+]
+
+_TEMPORARY = ".tmp"
+_AT_FDCWD, _EXCHANGE = -100, 2  # renameat2(2) on Linux
+_SWAP = 2  # renamex_np(2) on macOS
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOENT: "the folder does not exist",
+    errno.ENOTDIR: "a part of the path is not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write one file to; it takes the place of `path` when the block ends without an error.
+
+    Parameters
+    ----------
+    path
+        The file to write. Its folder must exist; an old file of that name is replaced, or kept if anything fails.
+
+    Yields
+    ------
+    Path
+        A name in the same folder with the same ending, not yet there.
+
+    Raises
+    ------
+    WriteError
+        The folder is missing or read-only, the disk is full, or the write failed in another way.
+    """
+    path = Path(path)
+    temporary = _temporary_name(path)
+    try:
+        with _named(path):
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)  # noqa: PTH105 (the call whose promise this module rests on)
+            _flush_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write bytes to `path` atomically. Errors as `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def atomic_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text to `path` atomically, line ends as they are. Errors as `atomic_write`."""
+    atomic_bytes(path, text.encode("utf-8"))
+
+
+def atomic_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write `value` to `path` as indented JSON, atomically; NaN and infinity are refused (they are not JSON)."""
+    atomic_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder to fill; it takes the place of `path` when the block ends without an error.
+
+    An old folder at `path` goes as a whole: where the system can exchange two folders in one call (Linux, macOS), there
+    is no moment at which `path` is missing or mixed.
+
+    Parameters
+    ----------
+    path
+        The folder to write. Missing parents are made.
+
+    Yields
+    ------
+    Path
+        An empty folder beside it.
+
+    Raises
+    ------
+    WriteError
+        The parent is read-only, the disk is full, `path` is a file, or the write failed in another way.
+    """
+    path = Path(path)
+    temporary = _temporary_name(path)
+    try:
+        with _named(path):
+            _refuse_file(path)
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+            _flush_tree(temporary)
+            _place_folder(temporary, path)
+            _flush_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Remove a folder so that a kill half-way leaves no half folder of that name: renamed first, then deleted."""
+    path = Path(path)
+    temporary = _temporary_name(path)
+    with _named(path):
+        path.rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_temporary(folder: str | os.PathLike[str]) -> None:
+    """Remove from `folder` what writes that were killed have left there; what cannot be removed stays."""
+    for left in Path(folder).glob(f".*{_TEMPORARY}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                left.unlink()
+
+
+def _temporary_name(path: Path) -> Path:
+    # Hidden, unique, with the ending kept (some writers choose their format by it), cut (a name has 255 bytes at most).
+    stem = path.stem.encode()[:100].decode(errors="ignore")
+    return path.parent / f".{stem}.{uuid.uuid4().hex[:12]}{_TEMPORARY}{path.suffix[:32]}"
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn an OSError into a `WriteError` that says which file, why, and what to do."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        raise WriteError(
+            "cannot be written",
+            where=f"{str(path)!r}",
+            value=reason,
+            fix="Nothing that was there before has changed. Free space or choose a folder you may write to.",
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the folder's own entries, where the system knows how to (Windows does not)."""
+    if os.name == "posix":
+        _flush(folder)
+
+
+def _flush_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _flush(path)
+        else:
+            _flush_folder(path)
+    _flush_folder(folder)
+
+
+def _refuse_file(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise WriteError("cannot be written", where=f"{str(path)!r}", value="a file of that name is in the way")
+
+
+def _place_folder(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.rename(path)
+    elif not _exchange(temporary, path):  # after an exchange the old folder has the temporary name and is deleted
+        _swap_by_hand(temporary, path)
+
+
+def _swap_by_hand(temporary: Path, path: Path) -> None:
+    """Put `temporary` in the place of `path` by two renames, undone if the second fails."""
+    old = _temporary_name(path)
+    path.rename(old)
+    try:
+        temporary.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two paths in one system call; False where the system or the file system cannot."""
+    if sys.platform not in {"linux", "darwin"}:
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    a, b = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        return bool(library.renameat2(_AT_FDCWD, a, _AT_FDCWD, b, _EXCHANGE) == 0)
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        return bool(library.renamex_np(a, b, _SWAP) == 0)
+    return False

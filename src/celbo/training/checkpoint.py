@@ -1,0 +1,281 @@
+"""Checkpoints: what a run is between two epochs, written as one folder that is there whole or not at all.
+
+    checkpoints/epoch-000012/     twelve epochs are done
+        weights.safetensors       the network as it is, with the buffers of batch norm
+        best.safetensors          the network as it was at its best held-out ELBO
+        optimizer.safetensors     "parameter name/state name"
+        state.json                where the run stands, what run it is, and the SHA-256 of the three files and of itself
+
+Random numbers need no state: all of them are functions of seed and epoch. The last two checkpoints are kept, so that
+one that a disk has damaged costs an epoch and not the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from celbo.errors import CelboWarning, ModelFileError, OptionError, WriteError, listed
+from celbo.files import atomic_folder, remove_folder, remove_temporary
+
+__all__ = ["FORMAT_VERSION", "CheckpointFolder", "Snapshot", "check_tensors"]
+
+FORMAT_VERSION = 1
+KEEP = 2
+_TENSORS = ("weights", "best", "optimizer")
+_NAME = re.compile(r"epoch-(\d{6,})")
+_MAX_STATE_BYTES = 256 * 2**20
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run between two epochs: all that the next epoch depends on."""
+
+    weights: Tensors
+    best: Tensors
+    """The weights of `best_epoch`; those of `weights` where no cell is held out."""
+    optimizer: Tensors
+    epoch: int = 0
+    """Epochs that are done."""
+    step: int = 0
+    """Steps that are done."""
+    best_epoch: int = -1
+    """Epoch of the best held-out ELBO, from 0 (the last epoch where no cell is held out); -1 before the first."""
+    retries: int = 0
+    """How often the run went back because of numbers that are not finite; each time halved the learning rate."""
+    rows: tuple[dict[str, float], ...] = ()
+    """The history, one row an epoch."""
+
+
+class CheckpointFolder:
+    """The folder with the checkpoints of one run.
+
+    Parameters
+    ----------
+    folder
+        Its path; it is made when the first checkpoint is written.
+    identity
+        What makes the run this run (seed, plan, data, network, ...), as plain values: two runs with equal identities
+        take the same steps.
+    conditions
+        What may change the last bits of the numbers but not the run (threads, device, versions).
+    """
+
+    def __init__(
+        self, folder: str | Path, *, identity: Mapping[str, Any], conditions: Mapping[str, Any] | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        self._identity = _as_json(identity)
+        self._conditions = _as_json(conditions or {})
+
+    def open(self, *, resume: bool) -> Snapshot | None:
+        """Return the newest readable checkpoint to go on from, or None to begin.
+
+        Raises
+        ------
+        OptionError
+            The folder holds another run, or this one while `resume` is False.
+        ModelFileError
+            There are checkpoints, and none can be read.
+        WriteError
+            The path is a file.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise WriteError("is a file, not a folder for checkpoints", where=f"{str(self.folder)!r}")
+        found = self._found()
+        if not found:
+            return None
+        snapshot, state = self._newest(found)
+        self._refuse_other_run(state["identity"])
+        if not resume:
+            raise OptionError(
+                f"already holds {snapshot.epoch} epochs of this very run",
+                where=f"checkpoint_dir {str(self.folder)!r}",
+                fix="Pass resume=True to go on from there, or another folder to begin anew.",
+            )
+        self._warn_of_conditions(state["conditions"])
+        remove_temporary(self.folder)
+        return snapshot
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write a checkpoint, then drop all but the last two; raises `WriteError` if it cannot be written."""
+        path = self.folder / f"epoch-{snapshot.epoch:06d}"
+        contents = {f"{name}.safetensors": _to_bytes(getattr(snapshot, name)) for name in _TENSORS}
+        state = {
+            "format_version": FORMAT_VERSION,
+            **{name: getattr(snapshot, name) for name in ("epoch", "step", "best_epoch", "retries")},
+            "history": [{k: v if math.isfinite(v) else None for k, v in row.items()} for row in snapshot.rows],
+            "identity": self._identity,
+            "conditions": self._conditions,
+            "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        }
+        state["checksum"] = _checksum(state)
+        contents["state.json"] = (json.dumps(state, indent=1, allow_nan=False) + "\n").encode()
+        with atomic_folder(path) as temporary:
+            for name, content in contents.items():
+                (temporary / name).write_bytes(content)
+        for old in [p for p in self._found() if p != path][KEEP - 1 :]:
+            remove_folder(old)
+
+    def holds(self, epoch: int) -> bool:
+        """Say whether there is a checkpoint of so many epochs."""
+        return (self.folder / f"epoch-{epoch:06d}").is_dir()
+
+    def _found(self) -> list[Path]:
+        """Return the checkpoints, newest first."""
+        if not self.folder.is_dir():
+            return []
+        numbered = {p: _NAME.fullmatch(p.name) for p in self.folder.iterdir() if p.is_dir()}
+        return sorted((p for p, match in numbered.items() if match), key=lambda p: int(p.name[6:]), reverse=True)
+
+    def _newest(self, found: list[Path]) -> tuple[Snapshot, dict[str, Any]]:
+        first: ModelFileError | None = None
+        for path in found:
+            try:
+                read = _read(path)
+            except ModelFileError as error:
+                first = first or error
+                continue
+            if first is not None:
+                warnings.warn(f"{first} Going on from {path.name} instead.", CelboWarning, stacklevel=4)
+            return read
+        assert first is not None
+        raise first
+
+    def _refuse_other_run(self, saved: Mapping[str, Any]) -> None:
+        here, there = _flat(self._identity), _flat(saved)
+        differing = [
+            f"{key} is {_short(there, key)} there and {_short(here, key)} here"
+            for key in sorted(here.keys() | there.keys())
+            if here.get(key, _short) != there.get(key, _short)
+        ]
+        if differing:
+            raise OptionError(
+                "holds the checkpoints of a different run",
+                where=f"checkpoint_dir {str(self.folder)!r}",
+                value="; ".join(differing[:10]) + (f"; and {len(differing) - 10} more" if len(differing) > 10 else ""),
+                fix="Use another folder, or train with the data, options and seed of that run.",
+            )
+
+    def _warn_of_conditions(self, saved: Mapping[str, Any]) -> None:
+        changed = sorted(k for k, v in self._conditions.items() if saved.get(k) != v)
+        if changed:
+            values = ", ".join(f"{k} was {saved.get(k)!r} and is {self._conditions[k]!r}" for k in changed)
+            text = f"training resumes, but not to the last bit as if it had never stopped: {values}."
+            warnings.warn(text, CelboWarning, stacklevel=4)
+
+
+def _to_bytes(tensors: Tensors) -> bytes:
+    content: bytes = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    return content
+
+
+def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise OptionError("must be plain JSON values", where="fingerprint", value=str(error)) from error
+    return plain
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in state.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _short(flat: Mapping[str, Any], key: str) -> str:
+    text = repr(flat[key]) if key in flat else "missing"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _read(path: Path) -> tuple[Snapshot, dict[str, Any]]:
+    state = _read_state(path / "state.json")
+    rows = tuple({k: math.nan if v is None else float(v) for k, v in row.items()} for row in state["history"])
+    numbers: dict[str, int] = {name: state[name] for name in ("epoch", "step", "best_epoch", "retries")}
+    weights, best, optimizer = (_read_tensors(path / f"{name}.safetensors", state) for name in _TENSORS)
+    return Snapshot(weights, best, optimizer, rows=rows, **numbers), state
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_STATE_BYTES:
+            raise _damaged(path, "it is larger than any state can be")
+        state = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(state, dict) or "format_version" not in state:
+        raise _damaged(path, "it is not the state of a run")
+    if state["format_version"] != FORMAT_VERSION:
+        raise ModelFileError(
+            "is of another format",
+            where=f"checkpoint {str(path)!r}",
+            value=f"version {state['format_version']!r}, this celbo reads {FORMAT_VERSION}",
+            fix="Resume with the celbo that wrote it.",
+        )
+    if state.get("checksum") != _checksum(state):
+        raise _damaged(path, "its checksum does not fit its content")
+    _check_fields(path, state)
+    return state
+
+
+def _check_fields(path: Path, state: Mapping[str, Any]) -> None:
+    """Refuse what a right checksum does not rule out: a file that someone else made."""
+    counts = all(type(state.get(name)) is int for name in ("epoch", "step", "best_epoch", "retries"))
+    rows = state.get("history")
+    numbers = isinstance(rows, list) and all(
+        isinstance(row, dict) and all(v is None or type(v) in {int, float} for v in row.values()) for row in rows
+    )
+    mappings = all(isinstance(state.get(name), dict) for name in ("identity", "conditions", "sha256"))
+    if not (counts and numbers and mappings) or len(state["history"]) != state["epoch"]:
+        raise _damaged(path, "it lacks a part of the state, or has one of a wrong kind")
+
+
+def _read_tensors(path: Path, state: Mapping[str, Any]) -> Tensors:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, str(error)) from error
+    if hashlib.sha256(content).hexdigest() != state["sha256"].get(path.name):
+        raise _damaged(path, "its SHA-256 is not the one in state.json")
+    try:
+        tensors: Tensors = safetensors.torch.load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(path, str(error)) from error
+    return tensors
+
+
+def _damaged(path: Path, why: str) -> ModelFileError:
+    return ModelFileError("cannot be read", where=f"checkpoint {str(path)!r}", value=why)
+
+
+def check_tensors(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors whose names or shapes are not the expected ones with a `ModelFileError` that lists them."""
+    wrong = [name for name in expected.keys() | saved.keys() if _shape(saved, name) != _shape(expected, name)]
+    if wrong:
+        raise ModelFileError("does not fit the network", where=f"the checkpoint's {what}", value=listed(sorted(wrong)))
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> object:
+    return (tuple(tensors[name].shape), tensors[name].dtype) if name in tensors else None

@@ -1,0 +1,128 @@
+"""The guard against numbers that are not finite: it finds the first bad step and says what the user can look at."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from celbo.data.cells import CellData
+from celbo.data.minibatch import Minibatch
+from celbo.errors import TrainingError
+
+__all__ = ["MAX_RETRIES", "Guard", "NonFinite", "gave_up"]
+
+MAX_RETRIES = 2
+"""How often a run goes back to its last good state, each time with half the learning rate."""
+
+
+class NonFinite(Exception):  # noqa: N818 (not an error yet: the engine goes back and tries again)
+    """A loss term, a gradient or a weight is not finite; the message says which, when, and in which minibatch."""
+
+
+@dataclass(frozen=True)
+class _Watched:
+    values: Tensor
+    terms: Sequence[str]
+    batch: Minibatch
+    place: str
+
+
+class Guard:
+    """Checks the numbers of each step with one look at one small tensor.
+
+    Parameters
+    ----------
+    data
+        The cells, for the names in messages.
+    parameters
+        Gives the names of the parameters that have a gradient; asked only when something is wrong.
+    lag
+        Steps after which a tensor is looked at. 0 is at once; on a device that works ahead of the program a look is a
+        wait, so there it comes some steps later. The message names the first bad step in either case.
+    """
+
+    def __init__(self, data: CellData, parameters: Callable[[], Sequence[str]], *, lag: int = 0) -> None:
+        self._data, self._parameters, self._lag = data, parameters, lag
+        self._waiting: deque[_Watched] = deque()
+
+    def watch(self, values: Tensor, terms: Sequence[str], batch: Minibatch, place: str) -> None:
+        """Take the numbers of one step.
+
+        Parameters
+        ----------
+        values
+            The loss terms, and of a training step also the loss and the norm of each gradient; (n,).
+        terms
+            Names of the loss terms.
+        batch
+            The minibatch they came from.
+        place
+            The step in words.
+
+        Raises
+        ------
+        NonFinite
+            One of these values, or of those that waited, is not finite.
+        """
+        self._waiting.append(_Watched(values, terms, batch, place))
+        if len(self._waiting) > self._lag:
+            self._look()
+
+    def flush(self) -> None:
+        """Look at all that still waits; raises `NonFinite` as `watch`."""
+        while self._waiting:
+            self._look()
+
+    def forget(self) -> None:
+        """Drop all that still waits."""
+        self._waiting.clear()
+
+    def _look(self) -> None:
+        watched = self._waiting.popleft()
+        if not bool(torch.isfinite(watched.values).all()):
+            raise NonFinite(self._describe(watched))
+
+    def _describe(self, watched: _Watched) -> str:
+        names = [f"loss term {name!r}" for name in watched.terms]
+        names += ["the loss", *(f"gradient of {name!r}" for name in self._parameters())]
+        bad = [name for name, value in zip(names, watched.values.tolist(), strict=False) if not math.isfinite(value)]
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        return f"{watched.place}: {', '.join(bad[:3])}{more}; {_largest_count(watched.batch, self._data)}"
+
+
+def _largest_count(batch: Minibatch, data: CellData) -> str:
+    """Say which cell and gene of the minibatch hold the largest count (a NaN counts as the largest)."""
+    rows = batch.rows
+    if rows.values.numel() == 0:
+        return "its minibatch holds no count at all"
+    at = int(rows.values.argmax())
+    cell = int(batch.index[int(rows.row_of[at])])
+    gene = data.schema.genes[int(rows.indices[at])]
+    name = str(data.cell_names[cell])
+    return f"the largest count of its minibatch is {float(rows.values[at]):g} in cell {name!r}, gene {gene!r}"
+
+
+def gave_up(incidents: Sequence[str], learning_rate: float) -> TrainingError:
+    """Return the error for a run whose retries are used up.
+
+    Parameters
+    ----------
+    incidents
+        What `NonFinite` said, each time.
+    learning_rate
+        The peak learning rate of the last attempt.
+    """
+    return TrainingError(
+        f"gave numbers that are not finite, also after {len(incidents) - 1} retries with half the learning rate each",
+        where="training",
+        value=" | ".join(incidents),
+        fix=(
+            "The last good state is restored. Look at the named cells and genes, "
+            f"or train with a learning rate below {learning_rate:g}, or with clip_norm=10."
+        ),
+    )

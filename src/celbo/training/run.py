@@ -1,0 +1,238 @@
+"""One run: a network, what it is trained with, its last good state, and how an epoch leads to the next.
+
+An epoch is a pure function of a `Snapshot`, the plan, the data and the seed. All else follows from that: going back
+after a bad step, stopping by Ctrl-C, and resuming after a kill are each "put a snapshot back".
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from celbo.data.cells import CellData
+from celbo.data.minibatch import Minibatch
+from celbo.data.sampler import MinibatchSampler, Split
+from celbo.errors import CelboWarning
+from celbo.training.checkpoint import Snapshot, check_tensors
+from celbo.training.device import derived_seed
+from celbo.training.guard import MAX_RETRIES, Guard, NonFinite, gave_up
+from celbo.training.history import TermSums, history_row, term_names, term_sums
+from celbo.training.optim import check_state, clip_gradients, load_state, make_optimizer, make_penalty, named_state
+from celbo.training.plan import StepState, TrainConfig
+from celbo.training.progress import Progress
+from celbo.training.schedule import has_plateaued, kl_weight, one_cycle, warmup_epochs
+
+__all__ = ["Run"]
+
+_TRAIN, _VALIDATION = 1, 2  # streams of random numbers
+_VALIDATION_BATCH = 512
+_LAG = {"cuda": 32, "mps": 32}
+
+
+class Run:
+    """One run: the network, what it is trained with, and the last good state."""
+
+    def __init__(self, network: nn.Module, data: CellData, plan: TrainConfig, split: Split, seed: int) -> None:
+        self.network, self.data, self.plan, self.split, self.seed = network, data, plan, split, seed
+        first = next(network.parameters())
+        self.device, self.dtype = first.device, first.dtype
+        self.generator = torch.Generator(self.device)
+        self.optimizer = make_optimizer(plan, network)
+        self.penalty = make_penalty(plan, network)
+        assert plan.batch_size is not None and plan.max_epochs is not None
+        self.train_cells = MinibatchSampler(data, split.train, batch_size=plan.batch_size, seed=seed)
+        self.n_steps = plan.max_epochs * len(self.train_cells)
+        self.weights = {name: torch.ones((), device=self.device) for name in plan.kl_warmup_terms}
+        self.guard = Guard(data, self._with_gradient, lag=_LAG.get(self.device.type, 0))
+        self.incidents: list[str] = []
+        self.good = Snapshot(self._copy_weights(), self._copy_weights(), {})
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> Literal["finished", "plateau"] | None:
+        """How the run has ended, or None while it has not."""
+        plan, rows = self.plan, self.good.rows
+        assert plan.max_epochs is not None and plan.patience is not None and plan.kl_warmup is not None
+        if self.good.epoch >= plan.max_epochs:
+            return "finished"
+        if not (plan.early_stopping and len(self.split.validation)):
+            return None
+        plateau = has_plateaued(
+            [row["elbo_validation"] for row in rows],
+            patience=plan.patience,
+            min_delta=plan.min_delta,
+            after=warmup_epochs(plan.kl_warmup, plan.max_epochs),
+        )
+        return "plateau" if plateau else None
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Go on from a checkpoint, which must fit the network."""
+        expected = self.network.state_dict()
+        check_tensors(snapshot.weights, expected, "weights")
+        check_tensors(snapshot.best, expected, "best weights")
+        check_state(self.optimizer, self.network, snapshot.optimizer)
+        self.good = replace(snapshot, weights=self._to_device(snapshot.weights), best=self._to_device(snapshot.best))
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the network and the optimiser back to the last good state."""
+        self.guard.forget()
+        self.network.load_state_dict(self.good.weights)
+        load_state(self.optimizer, self.network, self.good.optimizer)
+
+    def keep(self, *, best: bool) -> None:
+        """Leave the network with the weights of the last epoch, or of the best."""
+        self.restore()
+        if best:
+            self.network.load_state_dict(self.good.best)
+        self.network.zero_grad(set_to_none=True)
+        self.network.eval()
+
+    def _copy_weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+
+    def _to_device(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in tensors.items()}
+
+    # -- one epoch -----------------------------------------------------------------------------------------------
+
+    def epoch(self, progress: Progress) -> None:
+        """Train for one epoch, going back and halving the learning rate where numbers are not finite."""
+        while True:
+            try:
+                self.good = self._next(progress)
+                return
+            except NonFinite as bad:
+                self._go_back(str(bad))
+                progress.rewind()
+
+    def _go_back(self, incident: str) -> None:
+        self.incidents.append(incident)
+        self.restore()
+        if self.good.retries >= MAX_RETRIES:
+            raise gave_up(self.incidents, self._peak())
+        self.good = replace(self.good, retries=self.good.retries + 1)
+        found = f"Training met numbers that are not finite at {incident}."
+        back = (
+            f"It goes back to the beginning of epoch {self.good.epoch} with half the learning rate ({self._peak():g})"
+        )
+        warnings.warn(f"{found} {back}: retry {self.good.retries} of {MAX_RETRIES}.", CelboWarning, stacklevel=6)
+
+    def _next(self, progress: Progress) -> Snapshot:
+        """Return the state after one more epoch."""
+        began, good = time.perf_counter(), self.good
+        train, step = self._train_epoch(progress)
+        trained = time.perf_counter()
+        validation = self._validate()
+        plan_columns = {
+            "kl_weight": self._kl_weight(step - 1),
+            "learning_rate": self._rate(step - 1),
+            "seconds": time.perf_counter() - began,
+            "cells_per_second": train.n_cells / max(trained - began, 1e-9),
+        }
+        row = history_row(train, validation, plan_columns)
+        weights = self._copy_weights()
+        better = not len(self.split.validation) or _is_better(row, good)
+        progress.epoch(row)
+        return Snapshot(
+            weights=weights,
+            best=weights if better else good.best,
+            optimizer=named_state(self.optimizer, self.network),
+            epoch=good.epoch + 1,
+            step=step,
+            best_epoch=good.epoch if better else good.best_epoch,
+            retries=good.retries,
+            rows=(*good.rows, row),
+        )
+
+    def _train_epoch(self, progress: Progress) -> tuple[TermSums, int]:
+        epoch, step, sums = self.good.epoch, self.good.step, TermSums()
+        self.network.train()
+        self.generator.manual_seed(derived_seed(self.seed, _TRAIN, epoch))
+        for batch in self.train_cells.epoch(epoch):
+            self._step(self._placed(batch), step, sums)
+            progress.step(batch.n_cells)
+            step += 1
+        self.guard.flush()
+        return sums, step
+
+    def _step(self, batch: Minibatch, step: int, sums: TermSums) -> None:
+        epoch = self.good.epoch
+        self._set_weights(step)
+        loss = self.network.loss(batch, StepState(step, epoch, self.generator, self.weights))  # type: ignore[operator]
+        total = loss.total(self.weights)
+        if self.penalty is not None:
+            total = total + self.penalty()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        grads = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(grads))
+        terms = term_sums(loss)
+        seen = torch.cat([terms, total.detach()[None], norms])
+        self.guard.watch(seen, term_names(loss), batch, f"step {step} (epoch {epoch})")
+        clip_gradients(self.plan, grads, norms)
+        self.optimizer.step()
+        sums.add(loss, terms)
+
+    @torch.no_grad()
+    def _validate(self) -> TermSums:
+        """Return the sums over the held-out cells: no dropout, every KL at full weight, the same noise each epoch."""
+        sums, state = TermSums(), self.good
+        if not len(self.split.validation):
+            return sums
+        self.network.eval()
+        self.generator.manual_seed(derived_seed(self.seed, _VALIDATION))
+        ones = {name: torch.ones_like(weight) for name, weight in self.weights.items()}
+        cells = MinibatchSampler(
+            self.data, self.split.validation, batch_size=_VALIDATION_BATCH, seed=self.seed, shuffle=False
+        )
+        for batch in map(self._placed, cells.epoch(0)):
+            step = StepState(state.step, state.epoch, self.generator, ones, training=False)
+            loss = self.network.loss(batch, step)  # type: ignore[operator]
+            terms = term_sums(loss)
+            place = f"validation after epoch {state.epoch}"
+            self.guard.watch(terms, term_names(loss), batch, place)
+            sums.add(loss, terms)
+        self.guard.flush()
+        return sums
+
+    def _placed(self, batch: Minibatch) -> Minibatch:
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            return batch
+        return batch.to(self.device, self.dtype)
+
+    def _with_gradient(self) -> list[str]:
+        return [name for name, parameter in self.network.named_parameters() if parameter.grad is not None]
+
+    # -- schedules -----------------------------------------------------------------------------------------------
+
+    def _peak(self) -> float:
+        assert self.plan.learning_rate is not None
+        return self.plan.learning_rate * 0.5**self.good.retries
+
+    def _rate(self, step: int) -> float:
+        if self.plan.schedule == "constant":
+            return self._peak()
+        return self._peak() * one_cycle(step, self.n_steps, self.plan.warmup_fraction)
+
+    def _kl_weight(self, step: int) -> float:
+        assert self.plan.kl_warmup is not None
+        return kl_weight(step, self.good.epoch, self.n_steps, self.plan.kl_warmup)
+
+    def _set_weights(self, step: int) -> None:
+        weight, rate = self._kl_weight(step), self._rate(step)
+        for tensor in self.weights.values():
+            tensor.fill_(weight)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+
+def _is_better(row: Mapping[str, float], good: Snapshot) -> bool:
+    return good.best_epoch < 0 or row["elbo_validation"] > good.rows[good.best_epoch]["elbo_validation"]
