@@ -51,6 +51,10 @@ class GaussianPosterior:
         shift = (self.mean - mean) / scale
         return (0.5 * (ratio.square() + shift.square() - 1) - ratio.log()).sum(-1)
 
+    def take(self, index: Tensor) -> GaussianPosterior:
+        """Return the distributions of some of the cells, in the order of their positions `index`."""
+        return GaussianPosterior(self.mean[index], self.scale[index])
+
 
 @dataclass(frozen=True)
 class Latent:
@@ -60,3 +64,8 @@ class Latent:
     """Of the latent state, before any transform; (cells, latent)."""
     library: GaussianPosterior | None = None
     """Of the log library size; (cells, 1). None where the library size is observed."""
+
+    def take(self, index: Tensor) -> Latent:
+        """Return the posterior of some of the cells, in the order of their positions `index`; repeats are allowed."""
+        library = None if self.library is None else self.library.take(index)
+        return Latent(self.z.take(index), library)
