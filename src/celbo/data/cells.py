@@ -10,20 +10,17 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from celbo.data.check import count_matrix_of, require
+from celbo.data.columns import UNLABELLED, category_codes, numeric_values
 from celbo.data.counts import CountMatrix
 from celbo.data.minibatch import Minibatch
 from celbo.data.schema import DataKeys, Schema
-from celbo.errors import CategoryError, GenesError, SchemaError, listed, nearest
+from celbo.errors import CategoryError, CountsError, GenesError, listed
 
 __all__ = ["CellData", "open_anndata"]
 
 Codes = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-
-UNLABELLED = "unlabelled"
-"""Name of the label of a cell that has none."""
-MISSING = "missing"
-"""Name of the batch or covariate category of a cell that has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +95,7 @@ def open_anndata(adata: Any, keys: DataKeys, *, schema: Schema | None = None, re
     Raises
     ------
     CountsError
-        If values are not counts.
+        If values are not counts, or a cell has none.
     SchemaError
         If a column is missing or malformed.
     GenesError
@@ -108,32 +105,53 @@ def open_anndata(adata: Any, keys: DataKeys, *, schema: Schema | None = None, re
     """
     if schema is not None:
         keys = _without_absent(keys, schema, adata.obs)
-    _require(adata, keys, require_counts=require_counts)
-    matrix, genes = _count_matrix_of(adata, keys.layer)
-    names = tuple(str(g) for g in genes)
+    require(adata, keys, require_counts=require_counts)
+    matrix, genes = count_matrix_of(adata, keys.layer)
+    names = tuple(genes)
     if schema is None:
         schema = _schema_of(adata.obs, names, keys)
     counts = CountMatrix.from_scipy(_in_order(matrix, names, schema.genes), counts=require_counts)
-    return _encoded(adata.obs, counts, keys, schema)
+    cells = _encoded(adata.obs, counts, keys, schema)
+    if require_counts:
+        _refuse_empty(cells)
+    return cells
+
+
+def _refuse_empty(cells: CellData) -> None:
+    """Raise for cells without counts of the model's genes; cells without any at all were found before."""
+    empty = np.flatnonzero(cells.library == 0)
+    if empty.size:
+        raise CountsError(
+            f"holds {empty.size} cell(s) without any count of the model's {cells.n_genes} genes",
+            where="the data",
+            value=listed(cells.cell_names[empty]),
+            fix="Leave those cells out.",
+        )
 
 
 def _encoded(obs: pd.DataFrame, counts: CountMatrix, keys: DataKeys, schema: Schema) -> CellData:
-    covariates = [
-        _codes(obs, key, schema.covariates[key], MISSING, "covariate") for key in keys.categorical_covariate_keys
-    ]
-    continuous = [_numbers(obs, key) for key in keys.continuous_covariate_keys]
     n_cells = counts.n_cells
+    categorical = np.empty((n_cells, len(keys.categorical_covariate_keys)), np.int64)
+    for i, key in enumerate(keys.categorical_covariate_keys):
+        categorical[:, i] = _codes(obs, key, schema.covariates[key], "covariate")
+    continuous = np.empty((n_cells, len(keys.continuous_covariate_keys)), np.float32)
+    for i, key in enumerate(keys.continuous_covariate_keys):
+        continuous[:, i] = _as_float32(obs[key])
     return CellData(
         counts=counts,
         schema=schema,
-        batch=_codes(obs, keys.batch_key, schema.batches, MISSING, "batch"),
-        labels=_codes(obs, keys.labels_key, schema.labels, UNLABELLED, "label"),
-        categorical=np.stack(covariates, axis=1) if covariates else np.empty((n_cells, 0), np.int64),
-        continuous=np.stack(continuous, axis=1) if continuous else np.empty((n_cells, 0), np.float32),
-        size_factor=None if keys.size_factor_key is None else _positive(obs, keys.size_factor_key),
+        batch=_codes(obs, keys.batch_key, schema.batches, "batch"),
+        labels=_codes(obs, keys.labels_key, schema.labels, "label"),
+        categorical=categorical,
+        continuous=continuous,
+        size_factor=None if keys.size_factor_key is None else _as_float32(obs[keys.size_factor_key]),
         library=counts.total_counts().astype(np.float32),
         cell_names=np.array([str(name) for name in obs.index], dtype=object),
     )
+
+
+def _as_float32(column: pd.Series[Any]) -> Floats:
+    return np.asarray(numeric_values(column), dtype=np.float32)
 
 
 def _without_absent(keys: DataKeys, schema: Schema, obs: pd.DataFrame) -> DataKeys:
@@ -151,14 +169,14 @@ def _without_absent(keys: DataKeys, schema: Schema, obs: pd.DataFrame) -> DataKe
 
 
 def _schema_of(obs: pd.DataFrame, genes: tuple[str, ...], keys: DataKeys) -> Schema:
-    def names(key: str | None, missing: str) -> tuple[str, ...]:
-        return ("all",) if key is None else _categories(_column(obs, key), missing)[1]
+    def names(key: str | None, missing: str | None = None) -> tuple[str, ...]:
+        return ("all",) if key is None else category_codes(obs[key], missing=missing)[1]
 
     return Schema(
         features={"rna": genes},
-        batches=names(keys.batch_key, MISSING),
+        batches=names(keys.batch_key),
         labels=names(keys.labels_key, UNLABELLED),
-        covariates={key: names(key, MISSING) for key in keys.categorical_covariate_keys},
+        covariates={key: names(key) for key in keys.categorical_covariate_keys},
         keys=keys,
     )
 
@@ -179,19 +197,12 @@ def _in_order(matrix: Any, names: tuple[str, ...], wanted: tuple[str, ...]) -> A
     return (matrix.tocsr() if hasattr(matrix, "tocsr") else matrix)[:, found]
 
 
-def _column(obs: pd.DataFrame, key: str) -> pd.Series[Any]:
-    if key not in obs:
-        raise SchemaError(f"has no column {key!r}", where="obs", fix=nearest(key, [str(c) for c in obs.columns]))
-    return obs[key]
-
-
-def _codes(obs: pd.DataFrame, key: str | None, known: tuple[str, ...], missing: str, kind: str) -> Codes:
+def _codes(obs: pd.DataFrame, key: str | None, known: tuple[str, ...], kind: str) -> Codes:
     """Return the code of each cell's category among those known; (cells,)."""
-    if key is None:
-        code = known.index(missing) if len(known) > 1 else 0
-        return np.full(len(obs), code, dtype=np.int64)
-    codes, names = _categories(_column(obs, key), missing)
-    unseen = [name for name in names if name not in set(known)]
+    if key is None:  # there is one category, or labels are missing where the model knows of unlabelled cells
+        return np.full(len(obs), known.index(UNLABELLED) if len(known) > 1 else 0, dtype=np.int64)
+    codes, names = category_codes(obs[key], missing=UNLABELLED if kind == "label" else None)
+    unseen = sorted(set(names) - set(known))
     if unseen:
         raise CategoryError(
             f"holds {len(unseen)} {kind} name(s) that the model never saw",
@@ -200,72 +211,3 @@ def _codes(obs: pd.DataFrame, key: str | None, known: tuple[str, ...], missing: 
             fix=f"Known: {listed(known)}. Rename them, leave those cells out, or train with them.",
         )
     return np.array([known.index(name) for name in names], dtype=np.int64)[codes]
-
-
-def _categories(column: pd.Series[Any], missing: str) -> tuple[Codes, tuple[str, ...]]:
-    """Return the code of each cell and the names of the codes.
-
-    The names come in the order of a categorical, ascending for numbers and booleans, else sorted; empty categories are
-    dropped. Cells without a value get the category named `missing`.
-    """
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        used = column.cat.remove_unused_categories().cat
-        codes, given = used.codes.to_numpy(np.int64), [_name(value) for value in used.categories]
-        ordered = given
-    else:
-        codes, values = pd.factorize(column)
-        given = [_name(value) for value in values]
-        numeric = pd.api.types.is_numeric_dtype(column.dtype)
-        ordered = [_name(value) for value in np.sort(values)] if numeric else sorted(given)
-    names = tuple(dict.fromkeys([*ordered, *([missing] if (codes < 0).any() else [])]))
-    position = {name: i for i, name in enumerate(names)}
-    table = np.array([*(position[name] for name in given), position.get(missing, -1)], dtype=np.int64)
-    return table[codes], names  # code -1, no value, takes the last of the table
-
-
-def _name(value: object) -> str:
-    """Return a category as text: 3.0, a whole number beside missing values, is "3"."""
-    whole = isinstance(value, float | np.floating) and float(value).is_integer()
-    return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
-
-
-def _numbers(obs: pd.DataFrame, key: str) -> Floats:
-    """Return a column as finite numbers; (cells,)."""
-    column = _column(obs, key)
-    values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    numbers = values.astype(np.float32)
-    wrong = np.flatnonzero(~np.isfinite(numbers))
-    if wrong.size:
-        raise SchemaError(
-            f"holds {wrong.size} value(s) that are not finite numbers",
-            where=f"obs[{key!r}]",
-            value=f"cell {str(obs.index[wrong[0]])!r} has {column.iloc[wrong[0]]!r}",
-            fix="Fill them in or leave those cells out.",
-        )
-    return numbers
-
-
-def _positive(obs: pd.DataFrame, key: str) -> Floats:
-    """Return a column as positive numbers; (cells,)."""
-    numbers = _numbers(obs, key)
-    wrong = np.flatnonzero(numbers <= 0)
-    if wrong.size:
-        raise SchemaError(
-            f"holds {wrong.size} size factor(s) that are not positive",
-            where=f"obs[{key!r}]",
-            value=f"cell {str(obs.index[wrong[0]])!r} has {numbers[wrong[0]]:g}",
-            fix="A size factor multiplies the mean of a cell: leave out cells that have none.",
-        )
-    return numbers
-
-
-def _require(adata: Any, keys: DataKeys, *, require_counts: bool) -> None:
-    """Check the data."""
-
-
-def _count_matrix_of(adata: Any, layer: str | None) -> tuple[Any, Any]:
-    """Return matrix and gene names."""
-    if layer is not None and layer in adata.layers:
-        return adata.layers[layer], adata.var_names
-    source = adata.raw if layer == "raw" else adata
-    return source.X, source.var_names

@@ -144,8 +144,10 @@ def split_cells(
     """
     if train_indices is None and validation_indices is None:
         return _random_split(n_cells, train_size, seed)
-    train = _given_or_rest(train_indices, validation_indices, n_cells, "train_indices")
-    validation = _given_or_rest(validation_indices, train_indices, n_cells, "validation_indices")
+    train = None if train_indices is None else _unique(train_indices, n_cells, "train_indices")
+    validation = None if validation_indices is None else _unique(validation_indices, n_cells, "validation_indices")
+    train = _all_but(validation, n_cells) if train is None else train
+    validation = _all_but(train, n_cells) if validation is None else validation
     _ask_two(train.size)
     both = np.intersect1d(train, validation)
     if both.size:
@@ -175,12 +177,13 @@ def _ask_two(n_train: int) -> None:
         )
 
 
-def _given_or_rest(given: npt.ArrayLike | None, other: npt.ArrayLike | None, n_cells: int, where: str) -> Index:
-    """Return the given positions, ascending and each once; without any, those not in `other`."""
-    if given is None:
-        taken = _positions(np.empty(0) if other is None else other, n_cells, where)
-        return np.setdiff1d(np.arange(n_cells, dtype=np.int64), taken)
-    positions = np.sort(_positions(given, n_cells, where))
+def _all_but(taken: Index | None, n_cells: int) -> Index:
+    everything = np.arange(n_cells, dtype=np.int64)
+    return everything if taken is None else np.setdiff1d(everything, taken)
+
+
+def _unique(indices: npt.ArrayLike, n_cells: int, where: str) -> Index:
+    positions = np.sort(_positions(indices, n_cells, where))
     again = np.flatnonzero(np.diff(positions) == 0)
     if again.size:
         raise OptionError("names a cell more than once", where=where, value=f"position {positions[again[0]]}")
