@@ -10,7 +10,7 @@ from torch import Tensor
 
 from celbo.data.minibatch import SparseRows
 from celbo.likelihoods.base import CountParameters, Likelihood
-from celbo.likelihoods.sparse import EntryTerms, entries_log_prob
+from celbo.likelihoods.sparse import EntryTerms, Terms, entries_log_prob
 from celbo.likelihoods.special import HALF_LOG_2PI
 
 __all__ = ["Normal"]
@@ -47,23 +47,16 @@ class Normal(Likelihood):
         return mean + p.log_theta_entries.exp() * noise
 
 
-def _zero_value(log_mu: Tensor, log_sd: Tensor, dropout: None) -> Tensor:
-    return -0.5 * (log_mu.exp() * (-log_sd).exp()).square() - log_sd - HALF_LOG_2PI
-
-
-def _zero_gradients(log_mu: Tensor, log_sd: Tensor, dropout: None) -> tuple[Tensor, Tensor, None]:
+def _zero(log_mu: Tensor, log_sd: Tensor, dropout: None, wanted: bool) -> Terms:
     square = (log_mu.exp() * (-log_sd).exp()).square()
-    return -square, square - 1, None
+    return -0.5 * square - log_sd - HALF_LOG_2PI, ((-square, square - 1, None) if wanted else ())
 
 
-def _value(x: Tensor, log_mu: Tensor, log_sd: Tensor, dropout: None) -> Tensor:
-    return -0.5 * ((x - log_mu.exp()) * (-log_sd).exp()).square() - log_sd - HALF_LOG_2PI
-
-
-def _gradients(x: Tensor, log_mu: Tensor, log_sd: Tensor, dropout: None) -> tuple[Tensor, Tensor, None]:
+def _stored(x: Tensor, log_mu: Tensor, log_sd: Tensor, dropout: None, wanted: bool) -> Terms:
     mean, precision = log_mu.exp(), (-log_sd).exp()
     z = (x - mean) * precision
-    return z * precision * mean, z.square() - 1, None
+    value = -0.5 * z.square() - log_sd - HALF_LOG_2PI
+    return value, ((z * precision * mean, z.square() - 1, None) if wanted else ())
 
 
-_TERMS = EntryTerms(_zero_value, _zero_gradients, _value, _gradients)
+_TERMS = EntryTerms(_zero, _stored)

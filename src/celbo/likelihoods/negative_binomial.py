@@ -23,7 +23,7 @@ from torch import Tensor
 from celbo.data.minibatch import SparseRows
 from celbo.likelihoods.base import CountParameters, Likelihood
 from celbo.likelihoods.poisson import poisson_draw
-from celbo.likelihoods.sparse import EntryTerms, entries_log_prob
+from celbo.likelihoods.sparse import EntryTerms, Terms, entries_log_prob
 from celbo.likelihoods.special import HALF_LOG_2PI, digamma_error, log1p_excess, stirling_error
 
 __all__ = ["NB_TERMS", "NegativeBinomial", "gamma_poisson_draw"]
@@ -69,45 +69,35 @@ def _in_range(log_theta: Tensor) -> Tensor:
     return log_theta.clamp(-80, 80)
 
 
-def zero_value(log_mu: Tensor, log_theta: Tensor, dropout: None = None) -> Tensor:
-    """`-theta log(1 + mu/theta)`; the logarithm is `log mu - log theta` to the last digit from a ratio of e^40 on."""
+def zero(log_mu: Tensor, log_theta: Tensor, dropout: None = None, wanted: bool = True) -> Terms:
+    """Log-probability of a zero and, if wanted, its derivatives: `-1 / (1/mu + 1/theta)` and `-theta E(u)`."""
     log_theta = _in_range(log_theta)
-    theta = log_theta.exp()
-    log_ratio = torch.where(log_mu - log_theta > 40, log_mu - log_theta, torch.log1p(log_mu.exp() / theta))
-    return -theta * log_ratio
+    theta, log_ratio = log_theta.exp(), log_mu - log_theta
+    ratio = log_mu.exp().div_(theta)  # not exp(log_ratio): that would lose digits where the ratio is far from one
+    log1p_ratio = torch.where(log_ratio > 40, log_ratio, torch.log1p(ratio))  # there they agree to the last digit
+    value = -theta * log1p_ratio
+    if not wanted:
+        return value, ()
+    by_log_mu = (-log_mu).exp_().add_((-log_theta).exp()).reciprocal_().neg_()
+    return value, (by_log_mu, log1p_excess(by_log_mu / theta, log1p_ratio.neg_()).mul_(-theta), None)
 
 
-def zero_gradients(log_mu: Tensor, log_theta: Tensor, dropout: None = None) -> tuple[Tensor, Tensor, None]:
-    """Return the derivatives of `zero_value` by log mu, `-1 / (1/mu + 1/theta)`, and by log theta, `-theta E(u)`."""
+def stored(x: Tensor, log_mu: Tensor, log_theta: Tensor, dropout: None = None, wanted: bool = True) -> Terms:
+    """Log-probability of a count x > 0 and, if wanted, its derivatives (see the module for the formulas)."""
     log_theta = _in_range(log_theta)
-    theta = log_theta.exp()
-    by_log_mu = -1 / ((-log_mu).exp() + (-log_theta).exp())
-    log_ratio = torch.where(log_mu - log_theta > 40, log_mu - log_theta, torch.log1p(log_mu.exp() / theta))
-    return by_log_mu, -theta * log1p_excess(by_log_mu / theta, -log_ratio), None
-
-
-def _saddle(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return theta, `g = theta u`, `log(1 + u)` and `theta E(u)`, the common parts of value and gradient."""
-    mu, theta = log_mu.exp(), log_theta.exp()
+    mu, theta, log_x = log_mu.exp(), log_theta.exp(), x.log()
+    total = x + theta
     u = (x - mu) / (theta + mu)
-    log1p_u = torch.where(u.abs() < 0.5, torch.log1p(u), (x + theta).log() - torch.logaddexp(log_mu, log_theta))
-    u = torch.where(u.isfinite(), u, -1)  # mu beyond the range of exp
-    return theta, theta * u, log1p_u, theta * log1p_excess(u, log1p_u)
+    log1p_u = torch.where(u.abs() < 0.5, torch.log1p(u), total.log() - torch.logaddexp(log_mu, log_theta))
+    u = u.nan_to_num(-1)  # mu beyond the range of exp
+    g, excess = theta * u, theta * log1p_excess(u, log1p_u)
+    deviance = excess + x * log1p_excess(-g / x, log_mu + log1p_u - log_x)
+    errors = stirling_error(x) + stirling_error(theta) - stirling_error(total)
+    value = -deviance - errors - HALF_LOG_2PI - 0.5 * (log_x + torch.log1p(x / theta))
+    if not wanted:
+        return value, ()
+    by_log_theta = x / (2 * total) + theta * (digamma_error(theta) - digamma_error(total)) - excess
+    return value, (g, by_log_theta, None)
 
 
-def value(x: Tensor, log_mu: Tensor, log_theta: Tensor, dropout: None = None) -> Tensor:
-    """Log-probability of x > 0 in nats: Loader's saddle-point form (module docstring)."""
-    theta, g, log1p_u, excess = _saddle(x, log_mu, _in_range(log_theta))
-    deviance = excess + x * log1p_excess(-g / x, log_mu + log1p_u - x.log())
-    errors = stirling_error(x) + stirling_error(theta) - stirling_error(x + theta)
-    return -deviance - errors - HALF_LOG_2PI - 0.5 * (x.log() + torch.log1p(x / theta))
-
-
-def gradients(x: Tensor, log_mu: Tensor, log_theta: Tensor, dropout: None = None) -> tuple[Tensor, Tensor, None]:
-    """Return the derivatives of `value` by log mu and log theta (module docstring)."""
-    theta, g, _, excess = _saddle(x, log_mu, _in_range(log_theta))
-    by_log_theta = x / (2 * (x + theta)) + theta * (digamma_error(theta) - digamma_error(x + theta)) - excess
-    return g, by_log_theta, None
-
-
-NB_TERMS = EntryTerms(zero_value, zero_gradients, value, gradients)
+NB_TERMS = EntryTerms(zero, stored)

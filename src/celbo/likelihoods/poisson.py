@@ -12,7 +12,7 @@ from torch import Tensor
 
 from celbo.data.minibatch import SparseRows
 from celbo.likelihoods.base import CountParameters, Likelihood
-from celbo.likelihoods.sparse import EntryTerms, entries_log_prob
+from celbo.likelihoods.sparse import EntryTerms, Terms, entries_log_prob
 from celbo.likelihoods.special import HALF_LOG_2PI, log1p_excess, stirling_error
 
 __all__ = ["Poisson", "poisson_draw"]
@@ -59,21 +59,15 @@ def poisson_draw(rate: Tensor, generator: torch.Generator | None = None) -> Tens
     return torch.where(huge, (rate + rate.sqrt() * noise).round(), counts)
 
 
-def _zero_value(log_mu: Tensor, log_theta: None, dropout: None) -> Tensor:
-    return -log_mu.exp()
+def _zero(log_mu: Tensor, log_theta: None, dropout: None, wanted: bool) -> Terms:
+    value = -log_mu.exp()
+    return value, ((value.clone(), None, None) if wanted else ())
 
 
-def _zero_gradients(log_mu: Tensor, log_theta: None, dropout: None) -> tuple[Tensor, None, None]:
-    return -log_mu.exp(), None, None
+def _stored(x: Tensor, log_mu: Tensor, log_theta: None, dropout: None, wanted: bool) -> Terms:
+    g, log_x = x - log_mu.exp(), x.log()
+    value = -x * log1p_excess(-g / x, log_mu - log_x) - stirling_error(x) - HALF_LOG_2PI - 0.5 * log_x
+    return value, ((g, None, None) if wanted else ())
 
 
-def _value(x: Tensor, log_mu: Tensor, log_theta: None, dropout: None) -> Tensor:
-    log_x = x.log()
-    return -x * log1p_excess((log_mu.exp() - x) / x, log_mu - log_x) - stirling_error(x) - HALF_LOG_2PI - 0.5 * log_x
-
-
-def _gradients(x: Tensor, log_mu: Tensor, log_theta: None, dropout: None) -> tuple[Tensor, None, None]:
-    return x - log_mu.exp(), None, None
-
-
-_TERMS = EntryTerms(_zero_value, _zero_gradients, _value, _gradients)
+_TERMS = EntryTerms(_zero, _stored)

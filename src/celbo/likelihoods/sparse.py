@@ -17,24 +17,24 @@ from torch.autograd.function import once_differentiable
 from celbo.data.minibatch import SparseRows
 from celbo.likelihoods.special import working_dtype
 
-__all__ = ["EntryTerms", "entries_log_prob"]
+__all__ = ["EntryTerms", "Terms", "entries_log_prob"]
+
+Terms = tuple[Tensor, tuple[Tensor | None, ...]]
+"""A log-probability, and its derivatives by (log_mu, log_theta, dropout logit): none of them if they were not asked
+for, None for a parameter that the likelihood does not have."""
 
 
 @dataclass(frozen=True)
 class EntryTerms:
-    """Log-probability of an entry and its gradients, as functions of (log_mu, log_theta, dropout logit).
+    """Log-probability of an entry and its derivatives, as functions of (log_mu, log_theta, dropout logit).
 
-    A parameter that the likelihood does not have is None, and so is its gradient.
+    A parameter that the likelihood does not have is None. The last argument says whether derivatives are wanted.
     """
 
-    zero_value: Callable[[Tensor, Any, Any], Tensor]
-    """Log-probability of a zero."""
-    zero_gradients: Callable[[Tensor, Any, Any], tuple[Tensor | None, ...]]
-    """Its derivatives by the three parameters."""
-    value: Callable[[Tensor, Tensor, Any, Any], Tensor]
-    """Log-probability of a count x > 0 (first argument)."""
-    gradients: Callable[[Tensor, Tensor, Any, Any], tuple[Tensor | None, ...]]
-    """Its derivatives by the three parameters."""
+    zero: Callable[..., Terms]
+    """Of a zero: (log_mu, log_theta, dropout logit, wanted)."""
+    stored: Callable[..., Terms]
+    """Of any other count: (x, log_mu, log_theta, dropout logit, wanted)."""
 
 
 def entries_log_prob(
@@ -44,28 +44,27 @@ def entries_log_prob(
 
     `log_mu` is (samples, cells, genes); `log_theta` and `dropout` broadcast to it. The gradient can be taken once.
     """
-    out: Tensor = _Entries.apply(terms, rows, log_mu, log_theta, dropout)  # type: ignore[no-untyped-call]
+    parameters = (log_mu, log_theta, dropout)
+    wanted = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parameters)
+    out: Tensor = _Entries.apply(terms, rows, wanted, *parameters)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Entries(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, terms: EntryTerms, rows: SparseRows, *parameters: Any) -> Tensor:
-        ctx.terms, ctx.rows = terms, rows
-        ctx.save_for_backward(*parameters)
-        stored = _gathered(parameters, rows)
-        return _overwrite(terms.zero_value(*parameters), rows, terms.value(_counts(rows), *stored))
+    def forward(ctx: Any, terms: EntryTerms, rows: SparseRows, wanted: bool, *parameters: Any) -> Tensor:
+        value, gradients = terms.zero(*parameters, wanted)
+        stored_value, stored_gradients = terms.stored(_counts(rows), *_gathered(parameters, rows), wanted)
+        pairs = zip(gradients, stored_gradients, strict=True)
+        ctx.save_for_backward(*(None if g is None else _overwrite(g, rows, at) for g, at in pairs))
+        ctx.shapes = [None if p is None else p.shape for p in parameters]
+        return _overwrite(value, rows, stored_value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parameters, rows, terms = ctx.saved_tensors, ctx.rows, ctx.terms
-        at_zeros = terms.zero_gradients(*parameters)
-        at_stored = terms.gradients(_counts(rows), *_gathered(parameters, rows))
-        out: list[Tensor | None] = []
-        for parameter, zero, stored in zip(parameters, at_zeros, at_stored, strict=True):
-            out.append(None if zero is None else (grad * _overwrite(zero, rows, stored)).sum_to_size(parameter.shape))
-        return None, None, *out
+        saved = zip(ctx.saved_tensors, ctx.shapes, ctx.needs_input_grad[3:], strict=True)
+        return None, None, None, *((grad * g).sum_to_size(shape) if needed else None for g, shape, needed in saved)
 
 
 def _counts(rows: SparseRows) -> Tensor:
@@ -83,9 +82,10 @@ def _at_stored(parameter: Tensor, rows: SparseRows) -> Tensor:
     return parameter.flatten(1).index_select(1, at).to(working_dtype(parameter.device))
 
 
-def _overwrite(dense: Tensor, rows: SparseRows, stored: Tensor) -> Tensor:
-    at = _flat(rows).expand(dense.shape[0], -1)
-    dense.view(dense.shape[0], -1).scatter_(1, at, stored.to(dense.dtype).expand(dense.shape[0], -1))
+def _overwrite(dense: Tensor, rows: SparseRows, stored: Tensor | None) -> Tensor:
+    assert stored is not None
+    stored = stored.to(dense.dtype).expand(dense.shape[0], -1)
+    dense.view(dense.shape[0], -1).scatter_(1, _flat(rows).expand_as(stored), stored)
     return dense
 
 

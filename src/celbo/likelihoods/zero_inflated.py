@@ -21,7 +21,7 @@ from torch.nn.functional import logsigmoid
 from celbo.data.minibatch import SparseRows
 from celbo.likelihoods import negative_binomial as nb
 from celbo.likelihoods.base import CountParameters, Likelihood
-from celbo.likelihoods.sparse import EntryTerms, entries_log_prob
+from celbo.likelihoods.sparse import EntryTerms, Terms, entries_log_prob
 
 __all__ = ["ZeroInflatedNegativeBinomial"]
 
@@ -63,26 +63,19 @@ def _dropout(p: CountParameters) -> Tensor:
     return p.dropout_logits
 
 
-def _zero_value(log_mu: Tensor, log_theta: Tensor, d: Tensor) -> Tensor:
-    log_nb = nb.zero_value(log_mu, log_theta)
-    return torch.logaddexp(d.clamp(max=0), log_nb - d.clamp(min=0)) - torch.log1p((-d.abs()).exp())
-
-
-def _zero_gradients(log_mu: Tensor, log_theta: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    log_nb = nb.zero_value(log_mu, log_theta)
-    by_log_mu, by_log_theta, _ = nb.zero_gradients(log_mu, log_theta)
+def _zero(log_mu: Tensor, log_theta: Tensor, d: Tensor, wanted: bool) -> Terms:
+    log_nb, nb_gradients = nb.zero(log_mu, log_theta, wanted=wanted)
+    value = torch.logaddexp(d.clamp(max=0), log_nb - d.clamp(min=0)) - torch.log1p((-d.abs()).exp())
+    if not wanted:
+        return value, ()
     drawn = (log_nb - d).sigmoid()
     by_dropout = (d - log_nb).sigmoid() * (-d).sigmoid() * -torch.expm1(log_nb)
-    return drawn * by_log_mu, drawn * by_log_theta, by_dropout
+    return value, (*(drawn * g for g in nb_gradients[:2] if g is not None), by_dropout)
 
 
-def _value(x: Tensor, log_mu: Tensor, log_theta: Tensor, d: Tensor) -> Tensor:
-    return logsigmoid(-d) + nb.value(x, log_mu, log_theta)
+def _stored(x: Tensor, log_mu: Tensor, log_theta: Tensor, d: Tensor, wanted: bool) -> Terms:
+    log_nb, nb_gradients = nb.stored(x, log_mu, log_theta, wanted=wanted)
+    return logsigmoid(-d) + log_nb, ((*nb_gradients[:2], -d.sigmoid()) if wanted else ())
 
 
-def _gradients(x: Tensor, log_mu: Tensor, log_theta: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    by_log_mu, by_log_theta, _ = nb.gradients(x, log_mu, log_theta)
-    return by_log_mu, by_log_theta, -d.sigmoid()
-
-
-_TERMS = EntryTerms(_zero_value, _zero_gradients, _value, _gradients)
+_TERMS = EntryTerms(_zero, _stored)
