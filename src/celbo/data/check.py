@@ -222,7 +222,7 @@ def _scan(matrix: Matrix, groups: _Groups | None, where: str) -> Scan:
         return scan_matrix(matrix) if groups is None else scan_matrix(matrix, groups[0], len(groups[1]))
     except IndexError as problem:
         fix = "The matrix or its file is damaged; write it again."
-        raise CountsError("is not a valid sparse matrix", where=where, value=str(problem), fix=fix) from problem
+        raise CountsError("is not a valid sparse matrix", where=where, value=str(problem), fix=fix) from None
 
 
 def _bad_finding(bad: BadValues, adata: AnnData, genes: NDArray[np.object_], where: str, fix: str) -> Finding:

@@ -87,7 +87,7 @@ def _in_memory(found: Any, where: str) -> Matrix:
             matrix = np.asarray(found[()] if hasattr(found, "chunks") else found)
     except (OSError, RuntimeError, ValueError, TypeError) as problem:
         fix = "Is its file still open and whole? Read it again."
-        raise ReadError("cannot be read", where=where, value=str(problem)[:200], fix=fix) from problem
+        raise ReadError("cannot be read", where=where, value=str(problem)[:200], fix=fix) from None
     if matrix.dtype.kind not in "biuf" or matrix.ndim != 2:
         fix = "Make it a matrix of integers or floats, (cells, genes)."
         value = f"dtype {matrix.dtype}, {matrix.ndim} axes"

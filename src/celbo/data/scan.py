@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "BadValues", "Kind", "Matrix", "Scan", "is_sparse", "looks_like", "scan_matrix"]
+__all__ = ["KINDS", "BadValues", "Kind", "Matrix", "Scan", "check_sparse", "is_sparse", "looks_like", "scan_matrix"]
 
 Matrix: TypeAlias = Any  # a scipy CSR or CSC matrix, or a NumPy array, of shape (cells, genes)
 Kind = Literal["nan", "inf", "negative", "fractional", "large"]
@@ -139,16 +139,13 @@ def _sparse_blocks(matrix: Matrix) -> list[Callable[[], _Block]]:
     """Return readers of runs of stored values, each with the cell and the gene of every value."""
     by_cell = matrix.format == "csr"
     n_minor = matrix.shape[1] if by_cell else matrix.shape[0]
-    starts = np.asarray(matrix.indptr, np.int64)
-    if starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] > min(matrix.data.size, matrix.indices.size):
-        raise IndexError("the row pointers of the sparse matrix are out of order")
+    starts = _starts(matrix)
 
     def reader(low: int) -> Callable[[], _Block]:
         def read() -> _Block:
             high = min(low + BLOCK, int(starts[-1]))
             minor = matrix.indices[low:high]
-            if minor.min() < 0 or minor.max() >= n_minor:
-                raise IndexError("an index of the sparse matrix lies outside its shape")
+            _check_minor(minor, n_minor)
             first = int(np.searchsorted(starts, low, "right")) - 1
             last = int(np.searchsorted(starts, high, "left"))
             edges = np.clip(starts[first : last + 1], low, high)
@@ -158,6 +155,25 @@ def _sparse_blocks(matrix: Matrix) -> list[Callable[[], _Block]]:
         return read
 
     return [reader(low) for low in range(0, int(starts[-1]), BLOCK)]
+
+
+def check_sparse(matrix: Matrix) -> None:
+    """Raise an IndexError if a CSR or CSC matrix points outside its shape, which scipy does not look for."""
+    stored = int(_starts(matrix)[-1])
+    for low in range(0, stored, BLOCK):
+        _check_minor(matrix.indices[low : min(low + BLOCK, stored)], matrix.shape[1 if matrix.format == "csr" else 0])
+
+
+def _starts(matrix: Matrix) -> NDArray[np.int64]:
+    starts = np.asarray(matrix.indptr, np.int64)
+    if starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] > min(matrix.data.size, matrix.indices.size):
+        raise IndexError("the row pointers of the sparse matrix are out of order")
+    return starts
+
+
+def _check_minor(minor: NDArray[Any], n_minor: int) -> None:
+    if minor.min() < 0 or minor.max() >= n_minor:
+        raise IndexError("an index of the sparse matrix lies outside its shape")
 
 
 def _dense_blocks(matrix: NDArray[Any]) -> list[Callable[[], _Block]]:

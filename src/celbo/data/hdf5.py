@@ -1,0 +1,196 @@
+"""HDF5 and Zarr files: AnnData, MuData, 10x and loom, told apart by what is in them and not by their name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from celbo.data.loaded import Loaded, as_csr, check_whole, gene_expression_only, reading, with_symbols
+from celbo.data.scan import Matrix, is_sparse
+from celbo.errors import DependencyError, ReadError, listed
+
+__all__ = ["read_hdf5", "read_zarr"]
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_RNA_NAMES = ("rna", "gex", "gene_expression", "gene expression")
+_GENE_ATTRIBUTES = ("Gene", "gene_names", "var_names", "gene_symbols", "GeneName", "name", "Accession", "gene_ids")
+_CELL_ATTRIBUTES = ("CellID", "obs_names", "barcode", "barcodes", "cell_names", "cell_id", "Barcode")
+_BLOCK_VALUES = 20_000_000  # dense values of a loom file held at once
+
+
+def read_hdf5(path: Path) -> Loaded:
+    """Read an HDF5 file: AnnData (.h5ad), MuData (.h5mu), 10x (.h5) or loom."""
+    with path.open("rb") as file:
+        if file.read(8) != HDF5_MAGIC:
+            fix = "Copy or download it again; a table belongs into a .csv or .tsv file."
+            raise ReadError("is not an HDF5 file", where=str(path), fix=fix)
+    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+        kind = _kind(file, path)
+        if kind == "h5mu":
+            return _read_h5mu(file, path)
+        if kind == "loom":
+            return _read_loom(file, path)
+        if kind.startswith("10x"):
+            return _read_10x(file, path, old=kind.endswith("old"))
+    with reading(path, "an .h5ad file"):
+        return _tidied(anndata.read_h5ad(path), "h5ad", path)
+
+
+def _kind(file: h5py.File, path: Path) -> str:
+    """Tell from the groups of a file what wrote it."""
+    names = set(file)
+    if "mod" in names:
+        return "h5mu"
+    if {"obs", "var"} <= names:
+        return "h5ad"
+    if "matrix" in names and {"row_attrs", "col_attrs"} <= names:
+        return "loom"
+    if isinstance(file.get("matrix"), h5py.Group) and "barcodes" in file["matrix"]:
+        return "10x"
+    if any(isinstance(group, h5py.Group) and "barcodes" in group for group in file.values()):
+        return "10x-old"
+    fix = "It must be AnnData (.h5ad), MuData (.h5mu), a 10x matrix (.h5) or loom."
+    value = f"it holds {listed(sorted(names), 5)}" if names else "it is empty"
+    raise ReadError("is an HDF5 file without a count matrix that celbo knows", where=str(path), value=value, fix=fix)
+
+
+def _tidied(adata: AnnData, kind: str, path: Path) -> Loaded:
+    """Put `X` into CSR and make sure that every sparse matrix is whole."""
+    if not isinstance(adata, AnnData):
+        raise ReadError(
+            "does not hold an AnnData", where=str(path), value=f"a {type(adata).__name__}", fix="Write it again."
+        )
+    for matrix in (*adata.layers.values(), None if adata.raw is None else adata.raw.X):
+        check_whole(matrix, path)
+    if adata.X is not None:
+        adata.X = as_csr(adata.X, path)
+    return Loaded(adata, kind)
+
+
+def read_zarr(path: Path) -> Loaded:
+    """Read an AnnData from a Zarr folder."""
+    try:
+        import zarr
+    except ImportError:
+        fix = "pip install 'celbo[zarr]'"
+        raise DependencyError("needs the package zarr", where=str(path), fix=fix) from None
+    with reading(path, "a Zarr folder of an AnnData"):
+        group = zarr.open_group(path, mode="r")
+        if not {"obs", "var"} <= set(group):
+            fix = "Give the folder that AnnData.write_zarr wrote."
+            value = f"it holds {listed(sorted(group), 5)}"
+            raise ReadError("does not hold an AnnData", where=str(path), value=value, fix=fix)
+        loaded = _tidied(anndata.read_zarr(path), "zarr", path)
+        _check_chunks(group, loaded.adata.X, path)
+    return loaded
+
+
+def _check_chunks(group: Any, matrix: Matrix, path: Path) -> None:
+    """Refuse a folder of which files are missing: Zarr reads zeros for them."""
+    stored = group.get("X/data")
+    if stored is None or not is_sparse(matrix) or matrix.data.all():
+        return
+    missing = int(stored.nchunks) - int(stored.nchunks_initialized)
+    if missing:
+        value = f"{missing:,} of {int(stored.nchunks):,} chunks of X"
+        raise ReadError("lacks files", where=str(path), value=value, fix="Copy the whole folder again.")
+
+
+def _read_h5mu(file: h5py.File, path: Path) -> Loaded:
+    """Read the RNA of a MuData, with the columns that MuData keeps for all modalities together."""
+    names = list(file["mod"])
+    chosen = next((name for name in names if name.lower() in _RNA_NAMES), None)
+    if chosen is None:
+        fix = "celbo reads the modality 'rna'; rename it, or write the wanted modality as .h5ad."
+        raise ReadError("has no RNA", where=str(path), value=f"modalities {listed(names)}", fix=fix)
+    loaded = _tidied(anndata.io.read_elem(file["mod"][chosen]), "h5mu", path)
+    shared = anndata.io.read_elem(file["obs"]) if "obs" in file else pd.DataFrame()
+    obs = loaded.adata.obs
+    extra = [name for name in shared.columns if ":" not in str(name) and name not in obs]
+    if extra and shared.index.is_unique and obs.index.isin(shared.index).all():
+        loaded.adata.obs = obs.join(shared[extra])
+    others = [name for name in names if name != chosen]
+    loaded.notes += [f"Read the modality {chosen!r}; left out {listed(others)}."] if others else []
+    return loaded
+
+
+def _read_10x(file: h5py.File, path: Path, *, old: bool) -> Loaded:
+    """Read the matrix of Cell Ranger: one group a genome (version 2), or `matrix` (version 3 and later)."""
+    if old:
+        genomes = [name for name, group in file.items() if isinstance(group, h5py.Group) and "barcodes" in group]
+        if len(genomes) > 1:
+            fix = "Write each genome into a file of its own, and pass the one to model."
+            raise ReadError("holds several genomes", where=str(path), value=listed(genomes), fix=fix)
+        group = file[genomes[0]]
+        names, ids, types = _texts(group["gene_names"]), _texts(group["genes"]), None
+    else:
+        group = file["matrix"]
+        features = group["features"]
+        names, ids = _texts(features["name"]), _texts(features["id"])
+        types = _texts(features["feature_type"]) if "feature_type" in features else None
+    cells = _texts(group["barcodes"])
+    counts = _stored_by_cell(group, (len(cells), len(names)), path)
+    keep, notes = gene_expression_only(types, len(names), path)
+    var = {"gene_ids": ids[keep], **({} if types is None else {"feature_types": types[keep]})}
+    adata, more = with_symbols(counts if keep.all() else counts[:, keep], cells, names[keep], var)
+    return Loaded(adata, "10x h5 (old layout)" if old else "10x h5", [*notes, *more])
+
+
+def _stored_by_cell(group: h5py.Group, shape: tuple[int, int], path: Path) -> Matrix:
+    """Return the counts of a 10x group, which lie cell by cell; (cells, genes) CSR."""
+    told = tuple(int(n) for n in group["shape"][()])[::-1]
+    if told != shape:
+        value = f"the matrix is {told[0]:,} cells x {told[1]:,} features, the names are {shape[0]:,} x {shape[1]:,}"
+        raise ReadError("contradicts itself", where=str(path), value=value, fix="Download it again.")
+    data = group["data"][()]
+    if data.dtype.kind in "iu" and (data.size == 0 or abs(int(data.max())) < 2**24):
+        data = data.astype(np.float32)  # exact, and what scanpy's functions expect
+    return as_csr(sp.csr_matrix((data, group["indices"][()], group["indptr"][()]), shape=shape), path)
+
+
+def _texts(dataset: h5py.Dataset) -> NDArray[np.object_]:
+    return np.array(
+        [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in dataset[()]], dtype=object
+    )
+
+
+def _read_loom(file: h5py.File, path: Path) -> Loaded:
+    """Read a loom file, whose matrices are dense and genes x cells, block by block."""
+    n_genes, n_cells = file["matrix"].shape
+    var, _ = _loom_columns(file["row_attrs"], n_genes, _GENE_ATTRIBUTES, path, "genes")
+    obs, obsm = _loom_columns(file["col_attrs"], n_cells, _CELL_ATTRIBUTES, path, "cells")
+    layers = {name: _loom_matrix(dataset) for name, dataset in file.get("layers", {}).items() if name}
+    return Loaded(AnnData(_loom_matrix(file["matrix"]), obs=obs, var=var, obsm=obsm, layers=layers), "loom")
+
+
+def _loom_matrix(dataset: h5py.Dataset) -> Matrix:
+    n_genes, n_cells = dataset.shape
+    step = max(1, _BLOCK_VALUES // max(1, n_genes))
+    blocks = [sp.csr_matrix(dataset[:, low : low + step].T) for low in range(0, n_cells, step)]
+    return sp.vstack(blocks, format="csr") if blocks else sp.csr_matrix(np.zeros((0, n_genes), np.float32))
+
+
+def _loom_columns(
+    group: h5py.Group, n: int, names: tuple[str, ...], path: Path, what: str
+) -> tuple[pd.DataFrame, dict[str, NDArray[Any]]]:
+    """Return the attributes of one axis as a table named by the first known one, and those of two axes apart."""
+    columns: dict[str, NDArray[Any]] = {}
+    wide: dict[str, NDArray[Any]] = {}
+    for name, dataset in group.items():
+        values = _texts(dataset) if dataset.dtype.kind in "OSU" and dataset.ndim == 1 else dataset[()]
+        if values.shape[:1] == (n,):
+            (columns if values.ndim == 1 else wide)[name] = values
+    chosen = next((name for name in names if name in columns), None)
+    if chosen is None:
+        fix = f"Add the attribute {names[0]!r}."
+        raise ReadError(f"does not name its {what}", where=str(path), value=f"attributes {listed(columns)}", fix=fix)
+    index = pd.Index([str(name) for name in columns.pop(chosen)])
+    return pd.DataFrame(columns, index=index), {name: values for name, values in wide.items() if values.ndim == 2}

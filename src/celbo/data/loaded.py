@@ -1,0 +1,116 @@
+"""What a reader of one file returns, and how whatever goes wrong below becomes one named error."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from anndata.utils import make_index_unique
+from numpy.typing import NDArray
+
+from celbo.data.scan import Matrix, check_sparse, is_sparse
+from celbo.errors import CelboError, ReadError, listed
+
+__all__ = ["Loaded", "as_csr", "check_whole", "gene_expression_only", "reading", "with_symbols"]
+
+GENE_EXPRESSION = "Gene Expression"
+
+
+@dataclass
+class Loaded:
+    """One file as an AnnData, and what the user should hear about it."""
+
+    adata: AnnData
+    format: str
+    notes: list[str] = field(default_factory=list)
+    """Sentences to warn of."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Further entries of `adata.uns['celbo_read']`."""
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn anything that a library raises while it reads a file into a `ReadError` that names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the libraries; what matters in them `check` says by name
+            yield
+    except (CelboError, KeyboardInterrupt):
+        raise
+    except PermissionError:
+        fix = "Ask for the right to read it, or copy it."
+        raise ReadError("may not be read", where=str(path), fix=fix) from None
+    except MemoryError:
+        fix = "It is damaged, or needs a larger machine."
+        raise ReadError("does not fit into memory", where=str(path), fix=fix) from None
+    except Exception as problem:
+        reason = next(iter(str(problem).strip().splitlines()), "")[:200]
+        value = f"{type(problem).__name__}: {reason}" if reason else type(problem).__name__
+        fix = "It is damaged, cut short, or of another format; copy or download it again."
+        raise ReadError(f"cannot be read as {what}", where=str(path), value=value, fix=fix) from None
+
+
+def as_csr(matrix: Matrix, path: Path) -> Matrix:
+    """Return a matrix as CSR; a dense one of which fewer than half the values are zero is left as it is.
+
+    Raises
+    ------
+    ReadError
+        If a sparse matrix points outside its shape.
+    """
+    if is_sparse(matrix):
+        check_whole(matrix, path)
+        return matrix if matrix.format == "csr" else matrix.tocsr()
+    if isinstance(matrix, np.ndarray) and matrix.dtype.kind in "biuf" and matrix.ndim == 2:
+        return sp.csr_matrix(matrix) if np.count_nonzero(matrix) <= matrix.size / 2 else matrix
+    return matrix
+
+
+def check_whole(matrix: Matrix, path: Path) -> None:
+    """Raise a `ReadError` if a matrix is sparse and points outside its shape."""
+    if not is_sparse(matrix):
+        return
+    try:
+        check_sparse(matrix)
+    except IndexError as problem:
+        raise ReadError("holds a damaged matrix", where=str(path), value=str(problem), fix="Copy it again.") from None
+
+
+def with_symbols(
+    counts: Matrix, cells: NDArray[np.object_], symbols: NDArray[np.object_], var: dict[str, NDArray[np.object_]]
+) -> tuple[AnnData, list[str]]:
+    """Return counts as an AnnData named by gene symbols, the repeated ones made unique as scanpy does, and a note."""
+    index = pd.Index(symbols.astype(object))
+    repeated = index[index.duplicated()].unique()
+    notes = []
+    if repeated.size:
+        index = make_index_unique(index)
+        notes.append(
+            f"{repeated.size:,} gene symbols occur more than once ({listed(repeated, 3)}); the later ones were given "
+            "the endings -1, -2, ... (var['gene_ids'] tells them apart)."
+        )
+    adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(cells.astype(object))), var=pd.DataFrame(var, index=index))
+    return adata, notes
+
+
+def gene_expression_only(
+    types: NDArray[np.object_] | None, n_genes: int, path: Path
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return which features are genes, (features,), and a note of the others that are left out."""
+    if types is None:
+        return np.ones(n_genes, bool), []
+    keep: NDArray[np.bool_] = types == GENE_EXPRESSION
+    names, sizes = np.unique(types[~keep].astype(str), return_counts=True)
+    others = ", ".join(f"{size:,} {name!r}" for name, size in zip(names, sizes, strict=True))
+    if not keep.any():
+        fix = "celbo models gene counts; give the matrix that holds them."
+        raise ReadError(f"holds no {GENE_EXPRESSION!r} features", where=str(path), value=others, fix=fix)
+    return keep, [f"Left out features that are not {GENE_EXPRESSION!r}: {others}."] if others else []

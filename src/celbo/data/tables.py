@@ -1,0 +1,196 @@
+"""Text tables of counts: cells x genes or genes x cells, told apart by the names and, failing that, by the sizes."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from celbo.data.loaded import Loaded, reading
+from celbo.data.scan import Matrix
+from celbo.errors import ReadError
+
+__all__ = ["Orientation", "guess_orientation", "read_table"]
+
+Orientation = Literal["auto", "cells", "genes"]
+"""What the rows of a table are."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_LINES = 512  # lines of a table that are dense at once
+_DELIMITERS = (",", "\t", ";", " ")
+_CELL_LIKE = re.compile(r"(^|[^A-Za-z])[ACGTN]{8,}([^A-Za-z]|$)|^(cell|barcode|sample|well)[-_. ]?\w*\d", re.IGNORECASE)
+_GENE_ID = re.compile(r"^(ENS[A-Z]*G\d{6,}|MT-|mt-|RP[LS]\d|Rp[ls]\d|LINC\d|LOC\d|WBGene\d|FBgn\d|AT[1-5]G\d{5})")
+_SYMBOL = re.compile(r"^([A-Z][A-Z0-9]{1,9}|[A-Z][a-z][a-z0-9]{0,8}|C\d+orf\d+)([-.][A-Za-z0-9]{1,6})*$")
+_KNOWN = frozenset(
+    ["ACTB", "GAPDH", "B2M", "MALAT1", "CD3E", "CD3D", "CD4", "CD8A", "CD14", "CD19", "MS4A1", "NKG7", "LYZ", "PTPRC"]
+)
+
+
+@dataclass(frozen=True)
+class _Table:
+    values: Matrix
+    """(rows, columns) CSR."""
+    rows: list[str]
+    columns: list[str]
+
+
+def read_table(path: Path, orientation: Orientation) -> Loaded:
+    """Read a .csv, .tsv or .txt of numbers with a line of names and a column of names, perhaps gzipped."""
+    with reading(path, "a table of counts"), _opened(path) as file:
+        table = _parsed(file, path)
+    _check_row_names(table, path)
+    taken, reason, sure = ("genes" if orientation == "genes" else "cells"), "as asked for", True
+    if orientation == "auto":
+        taken, reason, sure = guess_orientation(table.rows, table.columns)
+    turned = taken == "genes"
+    counts = table.values.T.tocsr() if turned else table.values
+    cells, genes = (table.columns, table.rows) if turned else (table.rows, table.columns)
+    adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(cells)), var=pd.DataFrame(index=pd.Index(genes)))
+    said = f"Took the rows as {taken}: {reason}."
+    notes = [] if sure else [f"{said} Pass orientation='{'cells' if turned else 'genes'}' if that is wrong."]
+    return Loaded(adata, "table", notes, {"orientation": taken, "reason": reason})
+
+
+def _opened(path: Path) -> io.TextIOWrapper:
+    with path.open("rb") as file:
+        zipped = file.read(2) == _GZIP_MAGIC
+    binary = gzip.open(path) if zipped else path.open("rb")  # noqa: SIM115 (closed with the text around it)
+    return io.TextIOWrapper(cast("io.BufferedReader", binary), encoding="utf-8-sig", newline="")
+
+
+def _parsed(file: io.TextIOWrapper, path: Path) -> _Table:
+    lines = ((number, line) for number, line in enumerate(file, 1) if line.strip() and not line.startswith("#"))
+    head = list(islice(lines, 2))
+    if len(head) < 2:
+        fix = "It needs a line of names and at least one line of counts."
+        raise ReadError("holds no counts", where=str(path), fix=fix)
+    delimiter = max(_DELIMITERS, key=head[1][1].count)  # of those that occur as often, the first
+    header, first = _fields(head[0][1], delimiter), _fields(head[1][1], delimiter)
+    if len(first) < 2:
+        fix = "Separate the values by commas, tabs or semicolons."
+        raise ReadError(
+            "is not a table", where=str(path), value=f"line {head[1][0]} is {head[1][1].strip()[:60]!r}", fix=fix
+        )
+    columns = header if len(header) == len(first) - 1 else header[1:]  # R leaves out the name of the names
+    if all(_is_number(name) for name in columns):
+        fix = "Its first line must name the columns, its first column the rows."
+        raise ReadError("has no line of names", where=str(path), value=f"it begins {header[:3]}", fix=fix)
+    rows: list[str] = []
+    blocks: list[Matrix] = []
+    for block in _blocks(iter([head[1]]), lines):
+        names, values = _numbers(block, delimiter, columns, path)
+        rows += names
+        blocks.append(values)
+    return _Table(sp.vstack(blocks, format="csr"), rows, columns)
+
+
+def _blocks(first: Iterator[tuple[int, str]], rest: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    block = [*first, *islice(rest, _LINES)]
+    while block:
+        yield block
+        block = list(islice(rest, _LINES))
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    return [field.strip() for field in next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter))]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(block: list[tuple[int, str]], delimiter: str, columns: list[str], path: Path) -> tuple[list[str], Matrix]:
+    """Return the names and the values, (lines, columns) CSR, of some lines."""
+    for number, line in block:
+        n = line.count(delimiter) + 1 if '"' not in line else len(_fields(line, delimiter))
+        if n != len(columns) + 1:
+            value = f"line {number} has {n} fields, the first {len(columns) + 1}"
+            fix = "It is cut short there, or a name holds the separator; write it again."
+            raise ReadError("is not a whole table", where=str(path), value=value, fix=fix)
+    text = io.StringIO("".join(line if line.endswith("\n") else line + "\n" for _, line in block))
+    frame = pd.read_csv(
+        text, sep=delimiter, header=None, dtype={0: str}, keep_default_na=True, na_filter=True, index_col=None
+    )
+    names = ["" if pd.isna(name) else str(name).strip() for name in frame[0]]
+    values = frame.drop(columns=0)
+    _check_numeric(values, names, columns, path)
+    dense = values.to_numpy(np.float64)
+    narrow = dense.astype(np.float32)
+    return names, sp.csr_matrix(narrow if np.array_equal(narrow, dense, equal_nan=True) else dense)
+
+
+def _check_numeric(values: pd.DataFrame, names: list[str], columns: list[str], path: Path) -> None:
+    for at, dtype in enumerate(values.dtypes):
+        if not pd.api.types.is_numeric_dtype(dtype):
+            column = values.iloc[:, at]
+            row = int(np.flatnonzero(pd.to_numeric(column, errors="coerce").isna() & column.notna())[0])
+            value = f"row {names[row][:60]!r}, column {columns[at][:60]!r} is {str(column.iloc[row])[:60]!r}"
+            fix = "Keep one column of names and one line of names; everything else must be numbers."
+            raise ReadError("holds text among the counts", where=str(path), value=value, fix=fix)
+
+
+def _check_row_names(table: _Table, path: Path) -> None:
+    """Refuse a table whose first column can only be counts."""
+    if all(_is_number(name) for name in table.rows) and len(set(table.rows)) < len(table.rows):
+        value = f"the first column begins {table.rows[:3]}"
+        fix = "Its first column must name the rows."
+        raise ReadError("has no column of names", where=str(path), value=value, fix=fix)
+
+
+def guess_orientation(rows: list[str], columns: list[str]) -> tuple[Literal["cells", "genes"], str, bool]:
+    """Tell what the rows of a table are.
+
+    Barcodes are looked for first, then gene identifiers and well-known genes, then the shape of gene symbols; where
+    names tell nothing, the longer side is taken for the genes.
+
+    Returns
+    -------
+    What the rows are, why, and whether the names told.
+    """
+    for score, what, least in (
+        (_cell_share, "barcodes", 0.5),
+        (_id_share, "gene identifiers", 0.3),
+        (_symbol_share, "gene symbols", 0.6),
+    ):
+        of_rows, of_columns = score(rows), score(columns)
+        if max(of_rows, of_columns) >= least and max(of_rows, of_columns) > 2 * min(of_rows, of_columns):
+            side, share = ("row", of_rows) if of_rows > of_columns else ("column", of_columns)
+            rows_are: Literal["cells", "genes"] = "cells" if (what == "barcodes") == (side == "row") else "genes"
+            return rows_are, f"{share:.0%} of the {side} names look like {what}", True
+    known_rows, known_columns = (len(_KNOWN & {name.upper() for name in names}) for names in (rows, columns))
+    if known_rows != known_columns:
+        side, n = ("row", known_rows) if known_rows > known_columns else ("column", known_columns)
+        return ("genes" if side == "row" else "cells"), f"{n} {side} names are well-known genes", True
+    taken: Literal["cells", "genes"] = "genes" if len(rows) > len(columns) else "cells"
+    return taken, f"the names do not tell, and {len(rows):,} rows x {len(columns):,} columns usually lie so", False
+
+
+def _cell_share(names: list[str]) -> float:
+    return _share(names, _CELL_LIKE)
+
+
+def _id_share(names: list[str]) -> float:
+    return _share(names, _GENE_ID)
+
+
+def _symbol_share(names: list[str]) -> float:
+    return _share(names, _SYMBOL)
+
+
+def _share(names: list[str], pattern: re.Pattern[str]) -> float:
+    return sum(bool(pattern.search(name)) for name in names) / max(1, len(names))
