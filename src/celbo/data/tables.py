@@ -162,34 +162,24 @@ def guess_orientation(rows: list[str], columns: list[str]) -> tuple[Literal["cel
     -------
     What the rows are, why, and whether the names told.
     """
-    for score, what, least in (
-        (_cell_share, "barcodes", 0.5),
-        (_id_share, "gene identifiers", 0.3),
-        (_symbol_share, "gene symbols", 0.6),
-    ):
-        of_rows, of_columns = score(rows), score(columns)
-        if max(of_rows, of_columns) >= least and max(of_rows, of_columns) > 2 * min(of_rows, of_columns):
-            side, share = ("row", of_rows) if of_rows > of_columns else ("column", of_columns)
-            rows_are: Literal["cells", "genes"] = "cells" if (what == "barcodes") == (side == "row") else "genes"
-            return rows_are, f"{share:.0%} of the {side} names look like {what}", True
-    known_rows, known_columns = (len(_KNOWN & {name.upper() for name in names}) for names in (rows, columns))
-    if known_rows != known_columns:
-        side, n = ("row", known_rows) if known_rows > known_columns else ("column", known_columns)
-        return ("genes" if side == "row" else "cells"), f"{n} {side} names are well-known genes", True
+    of_rows, of_columns = _share(rows, _CELL_LIKE), _share(columns, _CELL_LIKE)
+    if max(of_rows, of_columns) >= 0.5 and max(of_rows, of_columns) > 2 * min(of_rows, of_columns):
+        side, share = ("row", of_rows) if of_rows > of_columns else ("column", of_columns)
+        return ("cells" if side == "row" else "genes"), f"{share:.0%} of the {side} names look like barcodes", True
+    n_rows, n_columns = (sum(_is_known_gene(name) for name in names) for names in (rows, columns))
+    if max(n_rows, n_columns) > 2 * min(n_rows, n_columns):
+        side, n = ("row", n_rows) if n_rows > n_columns else ("column", n_columns)
+        return ("genes" if side == "row" else "cells"), f"{n:,} {side} names are gene identifiers or known genes", True
+    of_rows, of_columns = _share(rows, _SYMBOL), _share(columns, _SYMBOL)
+    if max(of_rows, of_columns) >= 0.6 and max(of_rows, of_columns) > 2 * min(of_rows, of_columns):
+        side, share = ("row", of_rows) if of_rows > of_columns else ("column", of_columns)
+        return ("genes" if side == "row" else "cells"), f"{share:.0%} of the {side} names look like gene symbols", True
     taken: Literal["cells", "genes"] = "genes" if len(rows) > len(columns) else "cells"
     return taken, f"the names do not tell, and {len(rows):,} rows x {len(columns):,} columns usually lie so", False
 
 
-def _cell_share(names: list[str]) -> float:
-    return _share(names, _CELL_LIKE)
-
-
-def _id_share(names: list[str]) -> float:
-    return _share(names, _GENE_ID)
-
-
-def _symbol_share(names: list[str]) -> float:
-    return _share(names, _SYMBOL)
+def _is_known_gene(name: str) -> bool:
+    return name.upper() in _KNOWN or _GENE_ID.match(name) is not None
 
 
 def _share(names: list[str], pattern: re.Pattern[str]) -> float:
