@@ -1,1 +1,12 @@
-"""Matplotlib figures that return Axes."""
+"""Matplotlib figures of what a model found. Each function returns its Axes; `ax.figure.savefig("figure.png")` saves it.
+
+No function opens a window or touches pyplot: without `ax=` each makes a figure of its own. Names are drawn as plain
+text, whatever they hold.
+"""
+
+from celbo.plots.cells import plot_composition, plot_histogram
+from celbo.plots.embedding import plot_embedding
+from celbo.plots.genes import plot_dotplot, plot_ppc
+from celbo.plots.training import plot_training
+
+__all__ = ["plot_composition", "plot_dotplot", "plot_embedding", "plot_histogram", "plot_ppc", "plot_training"]

@@ -1,0 +1,127 @@
+"""Figures of the page: matplotlib axes as inline SVG in the page's own colours, point clouds as PNG under SVG labels."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celbo.plots import plot_embedding
+from celbo.plots.style import GRID, INK, MUTED, PAPER, new_axes
+from celbo.report.markup import text
+from celbo.report.data import Categories
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["MAX_POINTS", "cloud", "drawn_cells", "inline_svg", "map_svg"]
+
+MAX_POINTS = 50_000
+"""Cells drawn in a map; more are a random subset."""
+_SIDE = 600
+_TONES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+
+
+def inline_svg(ax: Axes, name: str, label: str) -> str:
+    """Return a figure as an SVG element whose inks follow the page's light or dark tones; its text stays text.
+
+    Parameters
+    ----------
+    ax
+        Any axes of the figure.
+    name
+        Unique in the page: the ids inside are made from it.
+    label
+        What the figure shows, for readers who cannot see it.
+    """
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        none = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        ax.figure.savefig(buffer, format="svg", dpi=160, transparent=True, metadata=none)  # type: ignore[arg-type]
+    drawn = buffer.getvalue()
+    drawn = drawn[drawn.index("<svg") :].strip()
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.S)
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn).groups()  # type: ignore[union-attr]
+    head = f'<svg role="img" aria-label="{text(label, 300)}" viewBox="0 0 {width} {height}" style="max-width:{width}px">'
+    drawn = head + drawn[drawn.index(">") + 1 :]
+    drawn = re.sub(r' id="[a-zA-Z.]+_\d+"', "", drawn)  # matplotlib's names of groups, the same in every figure
+    for tone, variable in _TONES.items():
+        drawn = drawn.replace(tone, variable)
+    return re.sub(r"\s*\n\s*", "\n", drawn)
+
+
+def drawn_cells(n_cells: int, seed: int = 0) -> NDArray[np.int64]:
+    """Positions of the cells that the maps show, at most `MAX_POINTS`."""
+    if n_cells <= MAX_POINTS:
+        return np.arange(n_cells)
+    return np.sort(np.random.default_rng(seed).choice(n_cells, MAX_POINTS, replace=False)).astype(np.int64)
+
+
+def cloud(xy: NDArray[Any], color: Any, palette: list[str] | None) -> tuple[str, NDArray[np.float64]]:
+    """Draw a point cloud, as the data URI of a square PNG, and where its cells lie in it, (cells, 2) in pixels."""
+    from PIL import Image
+
+    ax = new_axes(_SIDE / 2, _SIDE / 2)
+    figure: Any = ax.figure
+    figure.set_layout_engine("none")
+    ax.set_position((0.0, 0.0, 1.0, 1.0))
+    plot_embedding(xy, color, palette=palette, ax=ax)
+    figure.set_dpi(144)
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba()))
+    buffer = io.BytesIO()
+    # 256 colours halve the file and are not seen; octree is the one method that keeps transparency
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(buffer, "PNG", optimize=True)
+    where = ax.transData.transform(xy) * [1, -1] + [0, _SIDE]
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(), where
+
+
+def map_svg(xy: NDArray[Any], color: Any, *, palette: list[str] | None, names: Categories | None, label: str) -> str:
+    """Return a map as an SVG element: the cloud, and the names of its categories at their medians where they fit.
+
+    Parameters
+    ----------
+    xy
+        Coordinates, (cells, 2).
+    color
+        A category or an amount for each cell.
+    palette
+        Colours of the categories.
+    names
+        Categories to write on the map; None writes none.
+    label
+        What the map shows, for readers who cannot see it.
+    """
+    uri, where = cloud(xy, color, palette)
+    written = "" if names is None else _names_on_map(where, names)
+    return (
+        f'<svg class="map" role="img" aria-label="{text(label, 300)}" viewBox="0 0 {_SIDE} {_SIDE}">'
+        f'<image width="{_SIDE}" height="{_SIDE}" href="{uri}"/>{written}</svg>'
+    )
+
+
+def _names_on_map(where: NDArray[np.float64], names: Categories) -> str:
+    """Text elements, largest category first; a name that would touch one already there is left to the legend."""
+    taken: list[tuple[float, float, float]] = []
+    out = []
+    for code in np.argsort(-names.sizes, kind="stable"):
+        cells = where[names.codes == code]
+        word = text(names.names[code], 16)
+        if not len(cells):
+            continue
+        wide = 13 * min(len(names.names[code]), 16) / 2 + 4
+        x, y = np.median(cells, axis=0)
+        x, y = float(np.clip(x, wide, _SIDE - wide)), float(np.clip(y, 14, _SIDE - 14))
+        if any(abs(x - a) < wide + w and abs(y - b) < 26 for a, b, w in taken):
+            continue
+        taken.append((x, y, wide))
+        out.append(f'<text x="{x:.0f}" y="{y:.0f}">{word}</text>')
+    return "".join(out)

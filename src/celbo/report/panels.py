@@ -1,0 +1,378 @@
+"""The sections of the page, one function each: ReportData in, markup out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from celbo import plots
+from celbo.plots.style import category_colors, heat, new_axes
+from celbo.report import verdict
+from celbo.report.data import Categories, ReportData
+from celbo.report.figures import MAX_POINTS, drawn_cells, inline_svg, map_svg
+from celbo.report.markup import card, facts, legend, missing, name, number, section, sizes, strip, text
+from celbo.report.provenance import provenance
+from celbo.report.table import marker_panel
+from celbo.report.verdict import Verdict
+
+__all__ = ["key_numbers", "sections"]
+
+
+def sections(data: ReportData) -> str:
+    """Return all sections, in order."""
+    parts = (in_short, went_in, training, maps, integration, fit, clusters, genes, provenance)
+    return "\n".join(part(data) for part in parts)
+
+
+def key_numbers(data: ReportData) -> str:
+    """Return the four or five numbers of the header."""
+    items = [
+        ("cells", f"{data.n_cells:,}", _batches_word(data)),
+        ("genes modelled", f"{data.n_genes_used:,}", f"of {data.n_genes:,} in the file"),
+    ]
+    if data.held_out_elbo is not None:
+        items.append(("held-out ELBO", number(data.held_out_elbo, 1), "nats per cell, higher is better"))
+    if data.clusters is not None:
+        found = len(data.clusters.names)
+        labels = f"{len(data.labels.names)} known labels" if data.labels is not None else "no known labels"
+        items.append(("clusters", f"{found}", labels))
+    if data.ari is not None:
+        items.append(("ARI", number(data.ari), "clusters against labels, 1 is equal"))
+    elif data.seconds:
+        items.append(("time", _duration(sum(data.seconds.values())), "from file to report"))
+    return "\n".join(
+        f'<div><dt>{title}</dt><dd class="big">{value}</dd><dd class="more">{more}</dd></div>'
+        for title, value, more in items[:5]
+    )
+
+
+def in_short(data: ReportData) -> str:
+    """Return the verdicts of all sections, each linked to its own."""
+    n = len(data.warnings)
+    found = f"{n} warning{'s' * (n != 1)} about the data." if n else "No warning about the data."
+    look = Verdict("fair" if n else "good", f"{n} to read" if n else "clean", found)
+    rows: list[tuple[str, str, Verdict | None]] = [
+        ("data", "Data", look),
+        ("training", "Training", _training_verdict(data)),
+        ("integration", "Batches", verdict.mixing(data.metrics)),
+        ("integration", "Cell types", verdict.biology(data.metrics)),
+        ("fit", "Model fit", verdict.fit(data.predictive, data.n_cells)),
+    ]
+    lines = "".join(
+        f'<li><a href="#{key}">{title}</a><span class="badge {v.level}">{text(v.word)}</span>'
+        f"<p>{text(v.sentence, 400)} <span>{text(v.advice, 400) if v.advice else ''}</span></p></li>"
+        for key, title, v in rows
+        if v is not None
+    )
+    return f'<section id="short"><h2>In short</h2><ul class="card short">{lines}</ul></section>'
+
+
+def went_in(data: ReportData) -> str:
+    """Return the section on the data."""
+    known: list[tuple[str, str]] = [("Source", text(data.source, 300))] if data.source else []
+    known.append(("Cells × genes", f"{data.n_cells:,} × {data.n_genes:,}, of which {data.n_genes_used:,} genes are modelled"))
+    if data.library is not None and len(data.library):
+        known.append(("Counts per cell", _spread(data.library)))
+    if data.detected is not None and len(data.detected):
+        known.append(("Genes per cell", _spread(data.detected)))
+    if data.zero_fraction is not None and len(data.zero_fraction):
+        known.append(("Zeros in the matrix", f"{100 * float(np.mean(data.zero_fraction)):.1f}%"))
+    if data.batch is None or len(data.batch.names) < 2:
+        known.append(("Batches", "one"))
+    if data.labels is None:
+        known.append(("Known labels", "none given"))
+    cards = [card("The file", facts(known))]
+    for group, title in ((data.batch, "Cells by batch"), (data.labels, "Cells by label")):
+        if group is not None and (len(group.names) > 1 or title.endswith("label")):
+            small = f" <small>{text(group.title, 40)}</small>"
+            cards.append(card(title + small, sizes(group, category_colors(len(group.names)))))
+    return section(
+        "data",
+        "What went in",
+        see="The counts as they were read, before any model.",
+        look="Two humps in counts or genes per cell: empty droplets, or doublets, or batches of different depth.",
+        body=[
+            _warnings(data),
+            f'<div class="grid {"three" if len(cards) == 3 else "two"}">{"".join(cards)}</div>',
+            f'<div class="grid three">{"".join(_histograms(data))}</div>',
+        ],
+    )
+
+
+def training(data: ReportData) -> str:
+    """Return the section on training."""
+    history = data.history
+    body: list[str] = []
+    if history is None or history.empty:
+        body.append(missing("No training history was recorded."))
+    else:
+        body.append(strip(_training_verdict(data)))
+        panels = [
+            ("elbo", "ELBO <small>evidence lower bound</small>", "elbo_"),
+            ("kl", "KL divergence <small>information in the latent space</small>", "kl_z"),
+            ("learning_rate", "Learning rate", "learning_rate"),
+        ]
+        cards = []
+        for what, title, column in panels:
+            if any(str(c).startswith(column) and history[c].notna().any() for c in history):
+                best = data.best_epoch if what == "elbo" else None
+                ax = plots.plot_training(history, what, best_epoch=best, ax=new_axes(350, 240))  # type: ignore[arg-type]
+                cards.append(_chart(title, inline_svg(ax, f"training-{what}", f"{what} over epochs")))
+        body.append(f'<div class="grid three">{"".join(cards)}</div>')
+    return section(
+        "training",
+        "Training",
+        see="The ELBO, which training raises, on the cells it learned from and on cells held out for validation.",
+        look="Both curves flat at the end, close together, without jumps. A falling validation curve means overfitting.",
+        body=body,
+    )
+
+
+def maps(data: ReportData) -> str:
+    """Return the section of the maps: one card a colouring, the embeddings side by side."""
+    cards = []
+    if data.embeddings:
+        cells = drawn_cells(data.n_cells)
+        for group, title in ((data.batch, "batch"), (data.labels, "label"), (data.clusters, "cluster")):
+            if group is not None and len(group.names) > 1:
+                cards.append(_category_maps(data, cells, group, title))
+        if data.library is not None:
+            cards.append(_library_maps(data, cells))
+        if not cards:
+            cards.append(card("All cells", _pair(data, cells, None, None, None)))
+    shown = f"A random {MAX_POINTS:,} of the {data.n_cells:,} cells are drawn. " if data.n_cells > MAX_POINTS else ""
+    lacking = [word for word, group in (("batches", data.batch), ("labels", data.labels)) if _few(group)]
+    absent = f"There is no map by {' or '.join(lacking)}: fewer than two are known." if lacking else ""
+    grid = f'<div class="grid two">{"".join(cards)}</div>' if cards else missing("No map was computed.")
+    return section(
+        "maps",
+        "The map of cells",
+        see="Each dot is a cell; similar cells lie together. The same cells before and after the model.",
+        look="After: colours of batches mixed, colours of labels apart, and no region made of shallow cells alone.",
+        body=[grid, f'<p class="note">{shown}{absent}</p>' if shown or absent else ""],
+    )
+
+
+def integration(data: ReportData) -> str:
+    """Return the section of the integration metrics."""
+    body: list[str] = []
+    table = data.metrics
+    if table is None or table.empty:
+        body.append(missing("Nothing to compare: this needs at least two batches, or known labels."))
+    else:
+        body += [strip(v) for v in (verdict.mixing(table), verdict.biology(table)) if v is not None]
+        key = '<i class="key"></i>before<i class="key full"></i>after' if "before" in table else ""
+        body.append(
+            f'<div class="card"><table class="metrics"><tr><th></th><th>{key}</th><th class="value">before</th>'
+            f'<th class="value">after</th><th>reading</th></tr>{"".join(_metric_rows(table))}</table></div>'
+        )
+        lacking = [k for k in ("batch", "biology") if k not in set(table["kind"])]
+        words = {"batch": "With one batch there is no mixing to measure.", "biology": "Without labels, nothing is known to keep apart."}
+        body += [missing(words[k]) for k in lacking]
+    return section(
+        "integration",
+        "Do batches mix and labels separate?",
+        see="Numbers between two ends: the bar starts at the worst value and ends at the best that these cells allow.",
+        look="Filled dots far to the right, in both groups. Mixing that costs the labels is no gain.",
+        body=body,
+    )
+
+
+def fit(data: ReportData) -> str:
+    """Return the section of the posterior predictive check."""
+    judged = verdict.fit(data.predictive, data.n_cells)
+    body: list[str] = []
+    if data.predictive is None or judged is None:
+        body.append(missing("No posterior predictive check was made."))
+    else:
+        titles = {"mean": "Mean <small>counts</small>", "variance": "Variance <small>over cells</small>", "zeros": "Zeros <small>share of cells</small>"}
+        cards = []
+        for what, title in titles.items():
+            ax = plots.plot_ppc(data.predictive, what, ax=new_axes(330, 310))  # type: ignore[arg-type]
+            cards.append(_chart(title, inline_svg(ax, f"ppc-{what}", f"predicted against observed {what} of each gene")))
+        body += [strip(judged), f'<div class="grid three">{"".join(cards)}</div>']
+    return section(
+        "fit",
+        "Does the model fit the counts?",
+        see="Each dot is a gene: what was counted, against counts drawn from the trained model for the same cells.",
+        look="Dots on the dashed line. Dots above it: the model predicts too much of it, below it: too little.",
+        body=body,
+    )
+
+
+def clusters(data: ReportData) -> str:
+    """Return the section of cluster composition."""
+    body: list[str] = []
+    found = data.clusters
+    if found is None:
+        body.append(missing("No clusters were computed."))
+    else:
+        parts = [(g, t) for g, t in ((data.batch, "batch"), (data.labels, "label")) if not _few(g) and g is not None]
+        cards = [_composition(found, group, title) for group, title in parts]
+        body.append(f'<div class="grid two">{"".join(cards)}</div>' if cards else "")
+        if not cards:
+            body.append(card("Cells by cluster", sizes(found, category_colors(len(found.names)), limit=40)))
+    return section(
+        "clusters",
+        "What the clusters are made of",
+        see="One bar a cluster, cut by batch or label; its number of cells at the end.",
+        look="Clusters of a single batch, which are often an effect of that batch; clusters of several labels, which may need a higher resolution.",
+        body=body,
+    )
+
+
+def genes(data: ReportData) -> str:
+    """Return the section of marker genes: dot plot and table."""
+    body: list[str] = [f'<p class="note">{text(data.markers_note, 400)}</p>'] if data.markers_note else []
+    dots = data.dots
+    if dots is not None and len(dots.genes):
+        ax = plots.plot_dotplot(dots.mean, dots.fraction, genes=dots.genes, groups=dots.groups)
+        drawn = inline_svg(ax, "dots", "mean expression and detection of top markers in each cluster")
+        body.append(_chart("Top markers of each cluster", f'<div class="scroll">{drawn}</div>{_dot_key()}'))
+    body.append(marker_panel(data))
+    return section(
+        "genes",
+        "Marker genes",
+        see="Genes that the model finds higher in a cluster than in the rest, by its posterior.",
+        look="A dark diagonal: genes strong in their own cluster and faint elsewhere.",
+        body=body,
+    )
+
+
+def _training_verdict(data: ReportData) -> Verdict:
+    return verdict.training(data.history, stopped=data.stopped, best_epoch=data.best_epoch)
+
+
+def _chart(title: str, body: str) -> str:
+    return card(title, body, kind="chart")
+
+
+def _few(group: Categories | None) -> bool:
+    return group is None or len(group.names) < 2
+
+
+def _batches_word(data: ReportData) -> str:
+    return "in one batch" if data.batch is None or _few(data.batch) else f"in {len(data.batch.names)} batches"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _spread(values: np.ndarray) -> str:  # type: ignore[type-arg]
+    low, middle, high = np.percentile(values, [5, 50, 95])
+    return f"median {middle:,.0f} <small>(90% between {low:,.0f} and {high:,.0f})</small>"
+
+
+def _warnings(data: ReportData, limit: int = 30) -> str:
+    if not data.warnings:
+        return ""
+    items = "".join(f"<li>{text(w, 500)}</li>" for w in data.warnings[:limit])
+    more = f"<li>and {len(data.warnings) - limit} more</li>" if len(data.warnings) > limit else ""
+    return f'<div class="warnings"><h3>Before you trust what follows</h3><ul>{items}{more}</ul></div>'
+
+
+def _histograms(data: ReportData) -> Iterator[str]:
+    for values, title, x, y, log in (
+        (data.library, "Library size", "counts per cell", "cells", True),
+        (data.detected, "Genes per cell", "genes with a count", "cells", False),
+        (data.zero_fraction, "Zeros per gene", "share of cells without a count", "genes", False),
+    ):
+        if values is not None and len(values):
+            ax = plots.plot_histogram(values, x=x, y=y, log=log, ax=new_axes(350, 210))
+            yield _chart(title, inline_svg(ax, f"histogram-{title}", f"histogram: {x}"))
+
+
+def _category_maps(data: ReportData, cells: np.ndarray, group: Categories, title: str) -> str:  # type: ignore[type-arg]
+    palette = category_colors(len(group.names))
+    codes = group.codes[cells]
+    color = pd.Series(pd.Categorical.from_codes(codes.tolist(), categories=list(range(len(group.names)))))
+    names = Categories(group.title, codes, group.names) if title != "batch" else None
+    known = "" if group.title.lower() == title else f" <small>{text(group.title, 40)}</small>"
+    return card(f"By {title}{known}", _pair(data, cells, color, palette, names) + legend(group, palette))
+
+
+def _library_maps(data: ReportData, cells: np.ndarray) -> str:  # type: ignore[type-arg]
+    library = np.asarray(data.library, np.float64)[cells]
+    low, high = np.percentile(library, [1, 99])
+    scale = heat()
+    stops = ",".join(_hex(scale(i / 6)) for i in range(7))
+    ramp = f'<div class="ramp">{low:,.0f}<i style="background:linear-gradient(90deg,{stops})"></i>{high:,.0f} counts, log scale</div>'
+    color = pd.Series(np.log1p(library))
+    return card("By library size", _pair(data, cells, color, None, None) + ramp)
+
+
+def _pair(
+    data: ReportData,
+    cells: np.ndarray,  # type: ignore[type-arg]
+    color: pd.Series | None,  # type: ignore[type-arg]
+    palette: list[str] | None,
+    names: Categories | None,
+) -> str:
+    out = []
+    for title, xy in data.embeddings.items():
+        drawn = map_svg(np.asarray(xy, np.float64)[cells], color, palette=palette, names=names, label=f"map of cells, {title}")
+        out.append(f"<div>{drawn}<p>{text(title, 40)}</p></div>")
+    return f'<div class="pair">{"".join(out)}</div>'
+
+
+def _hex(rgba: tuple[float, ...]) -> str:
+    return "#" + "".join(f"{round(255 * c):02x}" for c in rgba[:3])
+
+
+def _metric_rows(table: pd.DataFrame) -> Iterator[str]:
+    titles = {"batch": "Batches: mixed is good", "biology": "Cell types: apart is good"}
+    words = {"good": "good", "fair": "fair", "poor": "poor", "none": "no rule"}
+    for kind, rows in table.groupby("kind", sort=False):
+        yield f'<tr class="kind"><th colspan="5">{titles.get(str(kind), "")}</th></tr>'
+        for _, row in rows.iterrows():
+            after, best = float(row["after"]), float(row["best"])
+            before = float(row["before"]) if "before" in row and pd.notna(row["before"]) else float("nan")
+            level = verdict.metric_level(str(row["metric"]), after, best)
+            yield (
+                f"<tr><td><b>{text(row['metric'])}</b><span>{text(row['meaning'], 300)}</span></td>"
+                f'<td>{_track(before, after, best)}</td><td class="value">{number(before)}</td>'
+                f'<td class="value"><b>{number(after)}</b></td>'
+                f'<td><span class="badge {level}">{words[level]}</span></td></tr>'
+            )
+
+
+def _track(before: float, after: float, best: float) -> str:
+    """A bar from 0 to the best value, with a ring where it was before and a dot where it is."""
+    spot = {k: 8 + 224 * float(np.clip(v / best, 0, 1)) for k, v in (("before", before), ("after", after)) if np.isfinite(v)}
+    line = '<line x1="8" x2="232" y1="11" y2="11" stroke="var(--grid)" stroke-width="6" stroke-linecap="round"/>'
+    if len(spot) == 2:
+        line += f'<line x1="{spot["before"]:.0f}" x2="{spot["after"]:.0f}" y1="11" y2="11" stroke="var(--accent)" stroke-width="3" opacity=".45"/>'
+    if "before" in spot:
+        line += f'<circle cx="{spot["before"]:.0f}" cy="11" r="5.5" fill="var(--paper)" stroke="var(--accent)" stroke-width="2"/>'
+    if "after" in spot:
+        line += f'<circle cx="{spot["after"]:.0f}" cy="11" r="6.5" fill="var(--accent)"/>'
+    return f'<svg class="track" viewBox="0 0 240 22" aria-hidden="true">{line}</svg>'
+
+
+def _composition(found: Categories, group: Categories, title: str) -> str:
+    has = (found.codes >= 0) & (group.codes >= 0)
+    table = np.zeros((len(found.names), len(group.names)))
+    np.add.at(table, (found.codes[has], group.codes[has]), 1)
+    palette = category_colors(len(group.names))
+    ax = new_axes(530, 56 + 23 * max(len(found.names), 2))
+    plots.plot_composition(table, groups=found.names, parts=group.names, palette=palette, ax=ax)
+    drawn = inline_svg(ax, f"composition-{title}", f"clusters by {title}")
+    return _chart(f"Clusters by {title}", drawn + legend(group, palette))
+
+
+def _dot_key() -> str:
+    scale = heat()
+    stops = ",".join(_hex(scale(i / 6)) for i in range(7))
+    dots = "".join(
+        f'<svg width="{d}" height="{d}" viewBox="0 0 {d} {d}"><circle cx="{d / 2}" cy="{d / 2}" r="{d / 2}" fill="var(--muted)"/></svg>{share}%'
+        for share, d in ((10, 4.7), (50, 10.6), (100, 15.0))
+    )
+    return (
+        f'<div class="ramp">colour: mean, relative to the gene\'s highest<i style="background:linear-gradient(90deg,{stops})"></i>'
+        f"size: cells that express it {dots}</div>"
+    )

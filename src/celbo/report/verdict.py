@@ -1,0 +1,232 @@
+"""Numbers turned into one sentence each: the rules are the constants below, and nothing else decides.
+
+The rules of training follow CellBender's report (spike, end dip, too short), with "still improving" in place of its
+test-set comparison.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+__all__ = ["Level", "Verdict", "biology", "fit", "metric_level", "mixing", "training"]
+
+Level = Literal["good", "fair", "poor", "none"]
+
+MIN_EPOCHS = 10
+"""Fewer epochs than this are too few to judge."""
+SPIKE = 0.5
+"""A fall of the ELBO in one epoch by more than this share of its 5-95% range is a spike ..."""
+SPIKE_AFTER = 0.2
+"""... once this share of the epochs is over."""
+TAIL = 0.2
+"""Share of the epochs, at the end, in which the gain is measured: its second half against its first."""
+STILL_IMPROVING = 0.02
+"""A gain over the tail above this share of the 5-95% range, and above ..."""
+WORTH = 5e-4
+"""... this share of the ELBO itself, is worth more epochs."""
+DIP_SD = 5.0
+"""An end below the best by more than this many s.d. of the noise, and by more than `WORTH`, is a decline."""
+
+LEVELS: dict[str, tuple[float, float]] = {
+    "mixing entropy": (0.8, 0.5),
+    "iLISI": (0.6, 0.25),
+    "batch silhouette": (0.85, 0.75),
+    "label silhouette": (0.55, 0.5),
+    "cLISI": (0.95, 0.85),
+    "k-means ARI": (0.6, 0.3),
+    "k-means NMI": (0.7, 0.5),
+    "cluster ARI": (0.6, 0.3),
+    "cluster NMI": (0.7, 0.5),
+}
+"""From which share of the best possible value a metric is good, and from which it is fair."""
+
+FIT_MEAN = (0.2, 0.5)
+"""Median |log2(predicted / observed)| of the gene means, up to which the fit is good, and fair."""
+FIT_VARIANCE = (0.4, 1.0)
+"""The same of the variances."""
+FIT_ZEROS = (0.02, 0.05)
+"""Mean absolute difference of the zero fractions, up to which the fit is good, and fair."""
+FIT_COUNTS = 50
+"""Genes with fewer counts in all are left out of the fit: their moments are chance."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judgement in words."""
+
+    level: Level
+    word: str
+    """One or two words, as on a badge."""
+    sentence: str
+    advice: str = ""
+    """What to do, a full sentence; empty where nothing is to be done."""
+
+
+def training(history: pd.DataFrame | None, *, stopped: str = "finished", best_epoch: int | None = None) -> Verdict:
+    """Judge a training history: converged, still improving, unstable, past its best, interrupted or too short.
+
+    Parameters
+    ----------
+    history
+        `model.history`, one row an epoch; the validation ELBO decides, or the training ELBO where there is none.
+    stopped
+        "finished", "plateau" or "interrupted".
+    best_epoch
+        Epoch whose weights were kept.
+    """
+    which, elbo = _curve(history)
+    n = len(elbo)
+    if n and not np.isfinite(elbo).all():
+        return Verdict("poor", "unstable", "The ELBO became infinite or undefined.", _HALVE)
+    if stopped == "interrupted":
+        more = f"Training was interrupted after {n} epoch{'s' * (n != 1)}."
+        return Verdict("fair", "interrupted", more, "Run it again with resume to finish.")
+    if n < MIN_EPOCHS:
+        few = f"{n} epoch{'s' * (n != 1)} are too few to judge." if n != 1 else "One epoch is too few to judge."
+        return Verdict("none", "too short", few, f"Train for at least {MIN_EPOCHS} epochs.")
+    low, high = np.quantile(elbo, [0.05, 0.95])
+    span, worth = max(float(high - low), 1e-12), WORTH * abs(float(elbo[-1]))
+    fall = _largest_fall(elbo)
+    if fall > max(SPIKE * span, worth):
+        jump = f"The {which} ELBO fell by {fall:,.1f} nats within one epoch."
+        return Verdict("poor", "unstable", jump, _HALVE)
+    lost = float(elbo.max() - elbo[-1])
+    if lost > max(DIP_SD * _noise(elbo), worth):
+        return _past_best(which, lost, kept=best_epoch is not None)
+    gain = _tail_gain(elbo)
+    if stopped != "plateau" and gain > max(STILL_IMPROVING * span, worth):
+        rising = f"The {which} ELBO still rose by {gain:,.1f} nats per cell at the end."
+        return Verdict("fair", "still improving", rising, "Train for about twice as many epochs.")
+    how = "stopped improving and training ended" if stopped == "plateau" else "is flat at the end"
+    return Verdict("good", "converged", f"The {which} ELBO {how} after {n} epochs.", "")
+
+
+_HALVE = "Train again with half the learning rate, and look for cells with extreme counts."
+
+
+def _curve(history: pd.DataFrame | None) -> tuple[str, NDArray[np.float64]]:
+    """Name and values of the deciding curve; epochs without a value are dropped, non-finite values stay at the end."""
+    for name, column in (("validation", "elbo_validation"), ("training", "elbo_train")):
+        if history is not None and column in history and history[column].notna().any():
+            last_bad = pd.isna(history[column].iloc[-1]) and pd.isna(history.get("elbo_train", history[column]).iloc[-1])
+            values = history[column].dropna().to_numpy(np.float64)
+            return name, np.append(values, np.nan) if last_bad else values
+    return "training", np.empty(0)
+
+
+def _largest_fall(elbo: NDArray[np.float64]) -> float:
+    """Largest drop from one epoch to the next once training is under way."""
+    steps = np.diff(elbo)[int(SPIKE_AFTER * len(elbo)) :]
+    return float(max(-steps.min(initial=0.0), 0.0))
+
+
+def _noise(elbo: NDArray[np.float64]) -> float:
+    """Standard deviation of the third quarter around its own straight line."""
+    n = len(elbo)
+    part = elbo[n // 2 : max(3 * n // 4, n // 2 + 3)]
+    line = np.polyval(np.polyfit(np.arange(len(part)), part, 1), np.arange(len(part)))
+    return float((part - line).std())
+
+
+def _tail_gain(elbo: NDArray[np.float64]) -> float:
+    """Mean of the second half of the tail less that of its first half."""
+    tail = elbo[-max(int(TAIL * len(elbo)), 4) :]
+    half = len(tail) // 2
+    return float(tail[-half:].mean() - tail[:half].mean())
+
+
+def _past_best(which: str, lost: float, *, kept: bool) -> Verdict:
+    fell = f"The {which} ELBO ended {lost:,.1f} nats per cell below its best"
+    if kept:
+        return Verdict("good", "converged, then overfitted", f"{fell}; the best weights were kept.", "")
+    return Verdict("fair", "past its best", f"{fell}, a sign of overfitting.", "Keep the best weights, or stop earlier.")
+
+
+def metric_level(metric: str, value: float, best: float) -> Level:
+    """Judge one metric by the share of its best possible value that it reaches; "none" where there is no rule."""
+    if metric not in LEVELS or not np.isfinite(value) or not best > 0:
+        return "none"
+    good, fair = LEVELS[metric]
+    share = value / best
+    return "good" if share >= good else "fair" if share >= fair else "poor"
+
+
+def mixing(metrics: pd.DataFrame | None) -> Verdict | None:
+    """Judge how well batches mix, from `celbo.evaluate.compare_latents`; None without batches."""
+    rows = _rows(metrics)
+    if "mixing entropy" not in rows.index:
+        return None
+    row = rows.loc["mixing entropy"]
+    share, level = float(row["after"] / row["best"]), metric_level("mixing entropy", row["after"], row["best"])
+    before = f" (before: {_percent(row['before'] / row['best'])})" if "before" in row and pd.notna(row["before"]) else ""
+    word = {"good": "well mixed", "fair": "partly mixed", "poor": "apart"}.get(level, "unknown")
+    sentence = f"Batches reach {_percent(share)} of the mixing that their sizes allow{before}."
+    advice = (
+        "" if level == "good"
+        else "See in the map by batch whether whole cell types stay apart; a type found in one batch only cannot mix."
+    )  # fmt: skip
+    return Verdict(level, word, sentence, advice)
+
+
+def biology(metrics: pd.DataFrame | None) -> Verdict | None:
+    """Judge how well known labels separate: the middle one of the levels of their metrics; None without labels."""
+    rows = _rows(metrics)
+    names = [m for m in ("label silhouette", "cLISI", "k-means ARI", "cluster ARI") if m in rows.index]
+    levels = [metric_level(m, rows.loc[m, "after"], rows.loc[m, "best"]) for m in names]
+    ranks = sorted(("poor", "fair", "good").index(x) for x in levels if x != "none")
+    if not ranks:
+        return None
+    level: Level = ("poor", "fair", "good")[ranks[(len(ranks) - 1) // 2]]  # type: ignore[assignment]
+    word = {"good": "labels apart", "fair": "labels partly apart", "poor": "labels overlap"}[level]
+    agreement = names[-1]
+    who = "the clusters" if agreement == "cluster ARI" else "k-means"
+    sentence = f"Known labels and {who} agree at ARI {rows.loc[agreement, 'after']:.2f} (1 is equal, 0 is chance)"
+    if "cLISI" in rows.index:
+        sentence += f", and neighbourhoods are {_percent(rows.loc['cLISI', 'after'])} pure"
+    advice = "" if level == "good" else "See in the map by label which types overlap; close types may need more genes."
+    return Verdict(level, word, f"{sentence}.", advice)
+
+
+def fit(check: pd.DataFrame | None, n_cells: int) -> Verdict | None:
+    """Judge a posterior predictive check by the worst of mean, variance and zeros; None without one."""
+    if check is None or check.empty:
+        return None
+    used = check[check["mean_observed"] * n_cells >= FIT_COUNTS]
+    if used.empty:
+        return Verdict("none", "too few counts", "No gene has enough counts to judge the fit.")
+    off = {
+        "mean": (_log_error(used, "mean"), FIT_MEAN),
+        "variance": (_log_error(used, "variance"), FIT_VARIANCE),
+        "zero fraction": (float((used["zeros_observed"] - used["zeros_predicted"]).abs().mean()), FIT_ZEROS),
+    }
+    ranks = {name: 0 if e <= good else 1 if e <= fair else 2 for name, (e, (good, fair)) in off.items()}
+    worst = max(ranks.values())
+    level: Level = ("good", "fair", "poor")[worst]  # type: ignore[assignment]
+    mean, variance = (f"{(2**off[k][0] - 1) * 100:.0f}%" for k in ("mean", "variance"))
+    zeros = f"{off['zero fraction'][0] * 100:.1f} points"
+    sentence = f"For a typical gene the mean is off by {mean}, the variance by {variance}, the share of zeros by {zeros}."
+    amiss = " and ".join(name for name, rank in ranks.items() if rank == worst)
+    word = ("fits the counts", "fits roughly", "fits poorly")[worst]
+    advice = "" if worst == 0 else f"The {amiss} is off most; try another likelihood, or the dispersion gene-batch."
+    return Verdict(level, word, sentence, advice)
+
+
+def _log_error(check: pd.DataFrame, what: str) -> float:
+    """Median |log2(predicted / observed)| over genes; a gene never drawn counts as off by a factor of 16."""
+    ratio = check[f"{what}_predicted"].to_numpy(np.float64) / check[f"{what}_observed"].to_numpy(np.float64)
+    return float(np.median(np.abs(np.log2(np.clip(ratio, 1 / 16, 16)))))
+
+
+def _rows(metrics: pd.DataFrame | None) -> pd.DataFrame:
+    if metrics is None or metrics.empty:
+        return pd.DataFrame({"metric": []}).set_index("metric")
+    return metrics.set_index("metric")
+
+
+def _percent(share: float) -> str:
+    return f"{min(max(100 * share, 0), 100):.0f}%"
