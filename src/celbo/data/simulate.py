@@ -102,7 +102,7 @@ def simulate(
     AnnData
         - `X`: counts, (cells, genes) CSR float32.
         - `obs`: `cell_type`, `batch`, `sample`, `library_size` (the l of the model).
-        - `var`: `inverse_dispersion`, `dropout_probability`.
+        - `var`: `baseline_share` (the p of the model), `inverse_dispersion`, `dropout_probability`.
         - `obsm["latent"]`: the u of the model, (cells, n_latent), with `latent_effect`.
         - `uns["truth"]`, tables of genes x cell types: `share`, the expected shares p * r free of batch;
           `log2_fold_change`, log2 of a type's share over the mean share of the cells of all other types (0 to the last
@@ -343,9 +343,17 @@ def _draw_counts(
         drawn = rng.poisson(rng.standard_gamma(np.broadcast_to(theta, rate.shape)) * (rate / theta))
         if truth.dropout.any():
             drawn[rng.random(drawn.shape) < truth.dropout] = 0
-        blocks.append(sparse.csr_matrix(drawn.astype(np.float32)))
+        blocks.append(_as_csr(drawn))
     counts: sparse.csr_matrix = sparse.vstack(blocks, format="csr")
     return counts, np.concatenate(kept) if with_rates else None
+
+
+def _as_csr(drawn: npt.NDArray[np.int64]) -> sparse.csr_matrix:
+    stored = drawn != 0
+    at = np.flatnonzero(stored)
+    indptr = np.concatenate([[0], np.count_nonzero(stored, axis=1).cumsum()])
+    indices = (at % drawn.shape[1]).astype(np.int32)
+    return sparse.csr_matrix((drawn.ravel()[at].astype(np.float32), indices, indptr), shape=drawn.shape)
 
 
 def _annotated(
@@ -361,7 +369,11 @@ def _annotated(
         index=pd.Index(_names("cell", config.n_cells)),
     )
     var = pd.DataFrame(
-        {"inverse_dispersion": truth.inverse_dispersion, "dropout_probability": truth.dropout},
+        {
+            "baseline_share": truth.baseline,
+            "inverse_dispersion": truth.inverse_dispersion,
+            "dropout_probability": truth.dropout,
+        },
         index=pd.Index(_names("gene", config.n_genes)),
     )
     adata = AnnData(X=counts, obs=obs, var=var, uns={"truth": _truth_tables(config, truth, obs, var.index)})
@@ -378,8 +390,8 @@ def _truth_tables(config: _Config, truth: _Truth, obs: pd.DataFrame, genes: pd.I
 
     n = obs["cell_type"].value_counts(sort=False).to_numpy(np.float64)
     others = n.sum() - n
-    rest = (n @ truth.change - n[:, None] * truth.change) / np.maximum(others, 1)[:, None]
-    rest[others == 0] = 1.0
+    rest = np.full(truth.change.shape, np.nan)  # stays so for a type that is alone
+    np.divide(n @ truth.change - n[:, None] * truth.change, others[:, None], out=rest, where=others[:, None] > 0)
     given = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items() if v is not None}
     return {
         "log2_fold_change": table(np.log2(truth.change / rest), "cell_type"),
