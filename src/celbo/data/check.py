@@ -133,6 +133,7 @@ def _checked(adata: AnnData, keys: DataKeys, *, require_counts: bool, source: st
         "suggested_labels_keys": suggested(adata, like="label"),
         "matrix": matrix_name(adata, keys.layer),
         "n_genes": adata.n_vars,
+        "n_stored": 0,
     }
     try:
         matrix, genes = count_matrix_of(adata, keys.layer)
@@ -219,7 +220,7 @@ def _check_matrix(
 
 def _scan(matrix: Matrix, groups: _Groups | None, where: str) -> Scan:
     try:
-        return scan_matrix(matrix) if groups is None else scan_matrix(matrix, groups[0], len(groups[1]))
+        return scan_matrix(matrix) if groups is None else scan_matrix(matrix, groups=groups[0], n_groups=len(groups[1]))
     except IndexError as problem:
         fix = "The matrix or its file is damaged; write it again."
         raise CountsError("is not a valid sparse matrix", where=where, value=str(problem), fix=fix) from None

@@ -93,7 +93,7 @@ def is_sparse(matrix: Matrix) -> bool:
     return bool(sp.issparse(matrix))
 
 
-def scan_matrix(matrix: Matrix, groups: NDArray[np.int64] | None = None, n_groups: int = 1) -> Scan:
+def scan_matrix(matrix: Matrix, *, groups: NDArray[np.int64] | None = None, n_groups: int = 1) -> Scan:
     """Look at every stored value of a matrix once.
 
     Parameters
