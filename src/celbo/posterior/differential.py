@@ -27,8 +27,8 @@ __all__ = ["compare_scales", "default_pseudocount", "one_versus_rest", "probabil
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-_UNSEEN = 0.01
-"""A gene with a lower mean count in a population counts as not expressed there."""
+_SEEN = 0.01
+"""Mean count below which fold changes of a gene fade out: one count in a hundred cells."""
 _SMALLEST_PSEUDOCOUNT = 1e-10
 _GENES = 128
 
@@ -194,13 +194,11 @@ def _tables(
 ) -> pd.DataFrame:
     """Draw once for each slice of genes that fits in memory, and make all comparisons from it."""
     raw_mean, detection = raw_statistics(data, populations)
+    added = _pseudocount(pseudocount, data, np.concatenate(populations))
     parts: list[list[dict[str, Doubles]]] = [[] for _ in comparisons]
-    pseudocounts: list[float] = []
     for genes in gene_slices(data.n_genes, draws.cells.size):
-        scales, mean_scale = draw_scales(network, data, draws, genes=genes, seed=seed)
-        if not pseudocounts:
-            pseudocounts = [_pseudocount(pseudocount, c, mean_scale, raw_mean) for c in comparisons]
-        for part, c, added in zip(parts, comparisons, pseudocounts, strict=True):
+        scales = draw_scales(network, data, draws, genes=genes, seed=seed)
+        for part, c in zip(parts, comparisons, strict=True):
             part.append(compare_scales(*(_side(scales, source) for source in c.sources), pseudocount=added))
     tables = [
         _table(data, c, {k: np.concatenate([p[k] for p in part]) for k in part[0]}, raw_mean, detection)
@@ -250,33 +248,22 @@ def _compared(scales1: Floats, scales2: Floats, pseudocount: float) -> dict[str,
     }
 
 
-def default_pseudocount(mean_scale: Doubles, raw_mean: Doubles) -> float:
-    """Return the share that the model gives to genes that are not there: fold changes below it mean nothing.
+def default_pseudocount(data: CellData, cells: Positions) -> float:
+    """Return the scale at which a gene has one count in a hundred of these cells: 0.01 over their mean library size.
 
-    It is the 0.9 quantile of the mean scales of genes with a mean count below 0.01, the largest over the populations.
-
-    Parameters
-    ----------
-    mean_scale
-        Mean expected share; (populations, genes).
-    raw_mean
-        Mean counts; (populations, genes).
+    Fold changes between smaller scales mean nothing: no data of this depth could show them.
     """
-    found = [
-        float(np.quantile(scale[mean < _UNSEEN], 0.9))
-        for scale, mean in zip(mean_scale, raw_mean, strict=True)
-        if (mean < _UNSEEN).any()
-    ]
-    return max([_SMALLEST_PSEUDOCOUNT, *found])
+    sizes = data.library if data.size_factor is None else data.size_factor
+    mean = float(sizes[cells].mean(dtype=np.float64))
+    return max(_SMALLEST_PSEUDOCOUNT, _SEEN / mean) if mean > 0 else _SMALLEST_PSEUDOCOUNT
 
 
-def _pseudocount(given: float | None, comparison: _Comparison, mean_scale: Doubles, raw_mean: Doubles) -> float:
-    if given is not None:
-        if not (np.isfinite(given) and given >= 0):
-            raise OptionError("is not a number of at least 0", where=f"pseudocount={given!r}")
-        return given
-    weights = np.stack(comparison.weights)
-    return default_pseudocount(weights @ mean_scale, weights @ raw_mean)
+def _pseudocount(given: float | None, data: CellData, cells: Positions) -> float:
+    if given is None:
+        return default_pseudocount(data, cells)
+    if not (np.isfinite(given) and given >= 0):
+        raise OptionError("is not a number of at least 0", where=f"pseudocount={given!r}")
+    return given
 
 
 def _table(

@@ -100,7 +100,7 @@ def gene_slices(n_genes: int, n_draws: int, *, max_bytes: int = MAX_BYTES) -> li
     return [slice(start, min(start + width, n_genes)) for start in range(0, n_genes, width)]
 
 
-def draw_scales(network: Network, data: CellData, draws: Draws, *, genes: slice, seed: int) -> tuple[Floats, Doubles]:
+def draw_scales(network: Network, data: CellData, draws: Draws, *, genes: slice, seed: int) -> Floats:
     """Decode the draws.
 
     Parameters
@@ -114,20 +114,15 @@ def draw_scales(network: Network, data: CellData, draws: Draws, *, genes: slice,
 
     Returns
     -------
-    The scales (expected shares) of these genes, (populations, draws, genes of the slice) float32, and the mean over the
-    draws of each population, of all genes, (populations, genes) float64.
+    The scales (expected shares) of these genes; (populations, draws, genes of the slice) float32.
     """
-    n_populations, n_draws = draws.shape
     flat_cells, flat_batch = draws.cells.ravel(), draws.batch.ravel()
-    kept = np.empty((n_populations * n_draws, len(range(*genes.indices(data.n_genes)))), np.float32)
-    total = torch.zeros(n_populations, data.n_genes, dtype=torch.float64)
+    kept = np.empty((flat_cells.size, len(range(*genes.indices(data.n_genes)))), np.float32)
     with evaluating(network):
         for number, at in enumerate(_blocks(flat_cells, cells_at_once(network, data.n_genes))):
             generator = block_generator(network, seed, number)
-            scales = _decoded(network, data, flat_cells[at], flat_batch[at], generator)
-            kept[at] = scales[:, genes].numpy()
-            total.index_add_(0, torch.from_numpy(at // n_draws), scales.double())
-    return kept.reshape(n_populations, n_draws, -1), (total / n_draws).numpy()
+            kept[at] = _decoded(network, data, flat_cells[at], flat_batch[at], generator)[:, genes].numpy()
+    return kept.reshape(*draws.shape, -1)
 
 
 def _blocks(cells: Codes, size: int) -> Iterator[Codes]:
