@@ -134,9 +134,11 @@ def _seurat_v3(
     """Return scanpy's table of the genes, or None where its fit of variance on mean fails."""
     import scanpy as sc
 
-    if matrix.shape[0] < 2:
+    codes = np.zeros(matrix.shape[0], np.int64) if codes is None else codes
+    # its compiled code reads outside its arrays, and the process dies, where the span holds no gene
+    if any(_n_varying(matrix, np.flatnonzero(codes == code)) * span < 3 for code in np.unique(codes)):
         return None
-    batch = pd.Categorical(np.zeros(matrix.shape[0], int) if codes is None else codes)
+    batch = pd.Categorical(codes)
     obs = pd.DataFrame({"batch": batch}, index=[str(i) for i in range(matrix.shape[0])])
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
@@ -152,6 +154,18 @@ def _seurat_v3(
         except (ValueError, ZeroDivisionError):
             return None
     return table if int(table["highly_variable"].sum()) == n_top else None
+
+
+def _n_varying(matrix: Any, cells: npt.NDArray[np.int64]) -> int:
+    """Return how many genes differ between cells, or at least 100: then the first few cells are enough to look at."""
+    n = 0
+    for some in (cells[:500], cells):
+        part = matrix[some]
+        highest, lowest = (m.toarray() if hasattr(m, "toarray") else m for m in (part.max(axis=0), part.min(axis=0)))
+        n = int((highest != lowest).sum())
+        if n >= 100:
+            break
+    return n
 
 
 def _by_fano(matrix: Any, n_top: int) -> pd.DataFrame:
