@@ -11,6 +11,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _TEMPORARY = ".tmp"
+_OURS = re.compile(r"\..*\.[0-9a-f]{12}\.tmp(\..*)?")
 _AT_FDCWD, _EXCHANGE = -100, 2  # renameat2(2) on Linux
 _SWAP = 2  # renamex_np(2) on macOS
 
@@ -143,7 +145,9 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
 
 def remove_temporary(folder: str | os.PathLike[str]) -> None:
     """Remove from `folder` what writes that were killed have left there; what cannot be removed stays."""
-    for left in Path(folder).glob(f".*{_TEMPORARY}*"):
+    for left in Path(folder).iterdir():
+        if not _OURS.fullmatch(left.name):
+            continue
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:

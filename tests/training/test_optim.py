@@ -1,0 +1,152 @@
+"""Optimisers, clipping and penalties against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from celbo.errors import ModelFileError, OptionError
+from celbo.training.optim import (
+    TensorFlowRMSprop,
+    check_state,
+    clip_gradients,
+    load_state,
+    make_optimizer,
+    make_penalty,
+    named_state,
+)
+from celbo.training.plan import TrainConfig
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1, bias=False))
+
+
+def take_steps(net: nn.Module, optimizer: torch.optim.Optimizer, n: int) -> None:
+    for i in range(n):
+        optimizer.zero_grad()
+        net(torch.full((4, 3), 0.1 * (i + 1))).square().sum().backward()
+        optimizer.step()
+
+
+def test_rmsprop_is_that_of_tensorflow_1() -> None:
+    rng = np.random.default_rng(0)
+    weight, mean_square = rng.normal(size=5), np.ones(5)
+    parameter = torch.tensor(weight, requires_grad=True)
+    optimizer = TensorFlowRMSprop([parameter], lr=0.01)
+    for _ in range(20):
+        gradient = rng.normal(size=5)
+        mean_square = 0.9 * mean_square + 0.1 * gradient**2
+        weight = weight - 0.01 * gradient / np.sqrt(mean_square + 1e-10)
+        parameter.grad = torch.tensor(gradient)
+        optimizer.step()
+    np.testing.assert_allclose(parameter.detach().numpy(), weight, rtol=1e-12)
+
+
+def test_rmsprop_leaves_a_parameter_without_gradient() -> None:
+    used, unused = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    optimizer = TensorFlowRMSprop([used, unused], lr=0.1)
+    used.grad = torch.ones(2)
+    optimizer.step()
+    assert torch.equal(unused, torch.ones(2)) and not torch.equal(used, torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_is_that_of_torch(name: str) -> None:
+    plan = TrainConfig(optimizer=name, learning_rate=0.01, adam_eps=0.01, weight_decay=0.1)
+    ours, theirs = network(), network()
+    take_steps(ours, make_optimizer(plan, ours), 5)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    take_steps(theirs, kind(theirs.parameters(), lr=0.01, eps=0.01, weight_decay=0.1), 5)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop"])
+def test_a_state_put_back_goes_on_to_the_same_bits(name: str) -> None:
+    plan = TrainConfig(optimizer=name, learning_rate=0.01)
+    straight, broken = network(), network()
+    take_steps(straight, make_optimizer(plan, straight), 3)
+    first = make_optimizer(plan, broken)
+    take_steps(broken, first, 3)
+    second = make_optimizer(plan, broken)
+    load_state(second, broken, named_state(first, broken))
+    third = make_optimizer(plan, straight)
+    load_state(third, straight, named_state(first, broken))
+    take_steps(straight, third, 2)
+    take_steps(broken, second, 2)
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), broken.parameters(), strict=True))
+
+
+def test_frozen_parameters_stay() -> None:
+    net = network()
+    net[0].weight.requires_grad_(False)
+    before = net[0].weight.clone()
+    take_steps(net, make_optimizer(TrainConfig(learning_rate=0.1), net), 2)
+    assert torch.equal(net[0].weight, before)
+
+
+def test_a_network_that_is_all_frozen_is_refused() -> None:
+    with pytest.raises(OptionError, match="no parameter to train"):
+        make_optimizer(TrainConfig(learning_rate=0.1), network().requires_grad_(False))
+
+
+@pytest.mark.parametrize("wrong", ["nowhere/exp_avg", "0.weight/mean_square", "exp_avg"])
+def test_a_state_of_another_optimiser_is_refused(wrong: str) -> None:
+    net = network()
+    optimizer = make_optimizer(TrainConfig(learning_rate=0.1), net)
+    take_steps(net, optimizer, 1)
+    with pytest.raises(ModelFileError, match=wrong):
+        check_state(optimizer, net, named_state(optimizer, net) | {wrong: torch.zeros(2, 3)})
+
+
+def gradients() -> list[torch.Tensor]:
+    return [torch.tensor([3.0, -4.0]), torch.tensor([12.0])]
+
+
+def norms(grads: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(torch._foreach_norm(grads))
+
+
+def test_clip_by_norm_scales_the_whole_gradient() -> None:
+    grads = gradients()  # norm 13
+    clip_gradients(TrainConfig(clip_norm=6.5), grads, norms(grads))
+    torch.testing.assert_close(torch.cat(grads), torch.tensor([1.5, -2.0, 6.0]))
+
+
+def test_clip_by_norm_leaves_a_short_gradient() -> None:
+    grads = gradients()
+    clip_gradients(TrainConfig(clip_norm=14.0), grads, norms(grads))
+    assert torch.equal(torch.cat(grads), torch.cat(gradients()))
+
+
+def test_clip_by_value_bounds_each_entry() -> None:
+    grads = gradients()
+    clip_gradients(TrainConfig(clip_value=3.5), grads, norms(grads))
+    assert torch.equal(torch.cat(grads), torch.tensor([3.0, -3.5, 3.5]))
+
+
+def test_clip_by_both_takes_the_norm_after_the_values() -> None:
+    grads = gradients()
+    clip_gradients(TrainConfig(clip_value=3.0, clip_norm=1.0), grads, norms(grads))
+    torch.testing.assert_close(torch.cat(grads), torch.tensor([1.0, -1.0, 1.0]) / 3**0.5)
+
+
+def test_penalties_are_sums_over_the_named_parameters() -> None:
+    net = network()
+    penalty = make_penalty(TrainConfig(l1=(("0.*", 0.5),), l2=(("1.weight", 2.0),)), net)
+    expected = 0.5 * (net[0].weight.abs().sum() + net[0].bias.abs().sum()) + 2.0 * net[1].weight.square().sum()
+    torch.testing.assert_close(penalty(), expected)
+
+
+def test_no_penalty_is_none() -> None:
+    assert make_penalty(TrainConfig(), network()) is None
+
+
+def test_a_penalty_that_fits_nothing_is_refused() -> None:
+    with pytest.raises(OptionError, match="'decoder\\*' fits no parameter"):
+        make_penalty(TrainConfig(l2=(("decoder*", 1.0),)), network())
