@@ -79,11 +79,12 @@ def simulate(
         Concentration of the Dirichlet that each sample's proportions of types are drawn from; small is unbalanced.
         None is equal proportions.
     latent_effect
-        Relative standard deviation of a gene's share within a type.
+        Relative standard deviation of a gene's share within a type; above about 0.3 it falls short, as shares must stay
+        positive.
     n_latent
         Dimensions of that variation.
     library_size
-        Median library size (counts). With the other defaults 16% of the entries are not 0, about what 2,000 genes
+        Median library size (counts). With the other defaults 15 to 20% of the entries are not 0, about what 2,000 genes
         selected from droplet data show.
     library_sd, batch_library_sd
         Standard deviation of the log library size within a batch, and of its median between batches.
@@ -296,13 +297,14 @@ def _draw_programs(config: _Config, baseline: Array, change: Array, effect: Arra
     """
     if config.latent_effect == 0:
         return np.empty((0, config.n_genes))
-    drawn = rng.standard_normal((config.n_latent, config.n_genes))
-    sums = np.sqrt(baseline) * (change[:, None] * effect).reshape(-1, config.n_genes)  # rows: type and sample
-    solved = np.linalg.lstsq(sums.T, (np.sqrt(baseline) * drawn).T, rcond=None)[0]
-    loadings = drawn - (solved.T @ sums) / np.sqrt(baseline)
-    loadings *= config.latent_effect * np.sqrt(3) / np.sqrt((loadings**2).sum(0).mean())
-    shrink = min(1.0, 0.95 / float(np.abs(loadings).sum(0).max()))  # factors stay positive
-    return np.asarray(loadings * shrink)
+    root = np.sqrt(baseline)
+    basis = np.linalg.qr((root * (change[:, None] * effect).reshape(-1, config.n_genes)).T)[0]  # of every sum's weights
+    loadings = rng.standard_normal((config.n_latent, config.n_genes))
+    for _ in range(10):  # all genes of one size and positive factors; then sums of 1; the two draw nearer each time
+        loadings *= config.latent_effect * np.sqrt(3) / np.linalg.norm(loadings, axis=0)
+        loadings *= np.minimum(1, 0.9 / np.abs(loadings).sum(0))
+        loadings -= (loadings * root @ basis) @ basis.T / root
+    return np.asarray(loadings * min(1.0, 0.95 / float(np.abs(loadings).sum(0).max())))
 
 
 def _draw_cells(config: _Config, rng: np.random.Generator) -> _Cells:
