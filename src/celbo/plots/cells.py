@@ -39,6 +39,8 @@ def plot_histogram(
     -------
     The axes.
     """
+    from matplotlib.ticker import LogLocator
+
     ax = ax or new_axes(340, 220)
     tidy(ax, x=x, y=y)
     kept = np.asarray(values, np.float64).ravel()
@@ -49,6 +51,8 @@ def plot_histogram(
     if log:
         ax.set_xscale("log")
         edges = np.geomspace(low / 1.02, high * 1.02, bins + 1)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+        ax.minorticks_off()
     else:
         edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     ax.hist(kept, bins=edges.tolist(), color=ACCENT, alpha=0.8, edgecolor=PAPER, linewidth=0.4)

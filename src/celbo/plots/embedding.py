@@ -84,9 +84,11 @@ def _colours(color: ArrayLike | None, n: int, palette: Sequence[str] | None) -> 
         return np.tile(to_rgba(category_colors(1)[0]), (n, 1))
     column = color if isinstance(color, pd.Series) else pd.Series(color)
     if len(column) != n:
-        raise InputError("does not match x", where="color", value=f"{len(column)} for {n} cells", fix="Give one a cell.")
+        raise InputError(
+            "does not match x", where="color", value=f"{len(column)} for {n} cells", fix="Give one a cell."
+        )
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        return _amounts(column.to_numpy(np.float64))
+        return _amounts(np.asarray(column, np.float64))
     codes, names = pd.factorize(column, sort=True)
     if isinstance(column.dtype, pd.CategoricalDtype):
         codes, names = np.asarray(column.cat.codes), column.cat.categories

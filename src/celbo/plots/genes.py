@@ -29,7 +29,7 @@ def plot_dotplot(
     Parameters
     ----------
     mean
-        Mean expression, (groups, genes); each gene is shown relative to its own largest group.
+        Mean expression, (groups, genes); each gene is coloured from its lowest group to its highest.
     fraction
         Share of cells with a count, (groups, genes).
     genes, groups
@@ -52,7 +52,8 @@ def plot_dotplot(
     ax = ax or new_axes(150 + _STEP * max(len(genes), 4), 110 + _STEP * max(len(groups), 2))
     tidy(ax, grid="both")
     column, row = np.meshgrid(np.arange(len(genes)), np.arange(len(groups)))
-    relative = mean / np.maximum(mean.max(axis=0, initial=0.0), 1e-12)
+    low, high = mean.min(axis=0, initial=np.inf), mean.max(axis=0, initial=0.0)
+    relative = (mean - low) / np.maximum(high - low, 1e-12)
     ax.scatter(column, row, s=(15 * np.sqrt(fraction)) ** 2, c=relative, cmap=heat(), vmin=0, vmax=1, linewidths=0)
     set_names(ax, "x", genes, limit=18, turn=90 if len(genes) > 12 else 45)
     set_names(ax, "y", groups, limit=24)
@@ -87,8 +88,15 @@ def plot_ppc(
     kept = np.isfinite(seen) & np.isfinite(drawn) & ((what == "zeros") | ((seen > 0) & (drawn > 0)))
     if what != "zeros":
         ax.set(xscale="log", yscale="log")
+        ax.minorticks_off()
     ax.scatter(
-        seen[kept], drawn[kept], s=12, color=ACCENT, alpha=0.35 if kept.sum() > 500 else 0.6, linewidths=0, rasterized=True
+        seen[kept],
+        drawn[kept],
+        s=12,
+        color=ACCENT,
+        alpha=0.35 if kept.sum() > 500 else 0.6,
+        linewidths=0,
+        rasterized=True,
     )
     both = np.concatenate([seen[kept], drawn[kept]])
     low, high = (both.min(), both.max()) if both.size else (0.1, 1.0)
@@ -96,8 +104,6 @@ def plot_ppc(
     ends = (low - room[0], high + room[1])
     ax.plot(ends, ends, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), zorder=3)
     ax.set(xlim=ends, ylim=ends, aspect="equal")
-    for axis in ("x", "y"):
-        amounts(ax, axis)  # type: ignore[arg-type]
+    amounts(ax, "x")
+    amounts(ax, "y")
     return ax
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,11 +13,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
 
-__all__ = ["ACCENT", "GRID", "INK", "MISSING", "MUTED", "PAPER", "SECOND", "amounts", "category_colors", "heat", "legend", "new_axes", "set_names", "short", "tidy"]
+__all__ = [
+    "ACCENT",
+    "GRID",
+    "INK",
+    "MISSING",
+    "MUTED",
+    "PAPER",
+    "SECOND",
+    "amounts",
+    "category_colors",
+    "heat",
+    "legend",
+    "new_axes",
+    "set_names",
+    "short",
+    "tidy",
+]
 
-# The report replaces these four by its own light and dark tones, so no other element may use them.
-INK, MUTED, GRID, PAPER = "#1d2129", "#6a7280", "#e4e6ea", "#fefefe"
-ACCENT, SECOND, MISSING = "#0072b2", "#d9730d", "#b4b8bf"
+# The report replaces the first five by its own light and dark tones, so no category may have one of them.
+INK, MUTED, GRID, PAPER, ACCENT = "#1d2129", "#6a7280", "#e4e6ea", "#fefefe", "#0071b3"
+SECOND, MISSING = "#d9730d", "#b4b8bf"
 
 # Okabe & Ito 2008, without black and yellow (which vanish on dark and on white), then Tol 2021, ordered by contrast
 _BASE = (
@@ -43,7 +59,7 @@ def heat() -> Colormap:
     """Return the colour scale of amounts: even steps of lightness, readable on white and on near-black."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    stops = ["#cfdcea", "#86bcd3", "#3f93bd", "#3a62ad", "#4a2f8f", "#3a1465"]
+    stops = ["#c6dbea", "#8fc0de", "#5f9ed6", "#6a75cf", "#8a4bb8", "#a3208b"]
     return LinearSegmentedColormap.from_list("celbo", stops)
 
 
@@ -77,9 +93,10 @@ def tidy(ax: Axes, *, x: str = "", y: str = "", grid: Literal["x", "y", "both", 
     return ax
 
 
-def legend(ax: Axes, *, loc: str = "best", columns: int = 1) -> None:
+def legend(ax: Axes, *, loc: Any = "best", columns: int = 1) -> None:
     """Draw a frameless legend in ink, its names as plain text."""
-    drawn = ax.legend(frameon=False, fontsize=10.5, labelcolor=INK, handlelength=1.4, loc=loc, ncols=columns)
+    look: dict[str, Any] = {"frameon": False, "fontsize": 10.5, "labelcolor": INK, "handlelength": 1.4}
+    drawn = ax.legend(loc=loc, ncols=columns, **look)
     for text in drawn.get_texts():
         text.set_parse_math(False)
 
@@ -91,7 +108,9 @@ def set_names(ax: Axes, axis: Literal["x", "y"], names: Sequence[object], *, lim
     for label in ticks.get_ticklabels():
         label.set(parse_math=False, rotation=turn, color=INK)
         if turn:
-            label.set(horizontalalignment="right" if turn < 90 else "center", rotation_mode="anchor" if turn < 90 else None)
+            label.set(
+                horizontalalignment="right" if turn < 90 else "center", rotation_mode="anchor" if turn < 90 else None
+            )
 
 
 def amounts(ax: Axes, axis: Literal["x", "y"]) -> None:
@@ -108,4 +127,4 @@ def short(value: float) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.3g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.0e}".replace("e-0", "e-")

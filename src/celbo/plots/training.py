@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from celbo.errors import OptionError
-from celbo.plots.style import ACCENT, MUTED, SECOND, legend, new_axes, tidy
+from celbo.plots.style import ACCENT, MUTED, SECOND, amounts, legend, new_axes, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +61,8 @@ def plot_training(
             marker="o" if len(known) == 1 else None,
             solid_capstyle="round",
         )
+    if what == "learning_rate":
+        amounts(ax, "y")
     if what == "elbo":
         _cut_start(ax, history[drawn])
     if best_epoch is not None and len(history) > 1:

@@ -193,7 +193,8 @@ class ReportData:
 
 
 def top_markers(markers: pd.DataFrame, per_group: int = 3) -> list[str]:
-    """Return the first `per_group` genes of each `group1` that go up there and are not yet taken, best first.
+    """Return `per_group` genes of each `group1` that stand for it in a picture: surely higher there, found in many of
+    its cells, and of those the largest fold changes; each gene once.
 
     Parameters
     ----------
@@ -206,7 +207,19 @@ def top_markers(markers: pd.DataFrame, per_group: int = 3) -> list[str]:
     by = next((c for c in ("bayes_factor", "proba_higher", "proba_de", "lfc_median") if c in table), None)
     taken: list[str] = []
     for _, rows in table.groupby("group1", sort=False, observed=True):
-        up = rows[rows["lfc_median"] > 0] if "lfc_median" in rows else rows
-        ranked = up if by is None else up.sort_values([by], ascending=False, kind="stable")
-        taken += [str(g) for g in ranked.index if str(g) not in taken][:per_group]
+        ranked = rows if by is None else rows.sort_values(by, ascending=False, kind="stable")
+        if "lfc_median" in ranked:
+            ranked = ranked[ranked["lfc_median"] > 0]
+            best = ranked[_clear(ranked)].sort_values("lfc_median", ascending=False, kind="stable")
+            ranked = pd.concat([best, ranked.drop(index=best.index)])
+        taken += [str(g) for g in dict.fromkeys(ranked.index) if str(g) not in taken][:per_group]
     return taken
+
+
+def _clear(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which genes are surely higher (odds above 20) and found in a quarter of the group's cells."""
+    sure = pd.Series(True, index=rows.index)
+    for column, least in (("bayes_factor", 3.0), ("proba_higher", 0.95), ("detection1", 0.25)):
+        if column in rows:
+            sure &= rows[column] >= least
+    return sure

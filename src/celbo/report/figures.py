@@ -1,4 +1,4 @@
-"""Figures of the page: matplotlib axes as inline SVG in the page's own colours, point clouds as PNG under SVG labels."""
+"""Figures of the page: matplotlib axes as inline SVG in the page's colours, point clouds as PNG under SVG labels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celbo.plots import plot_embedding
-from celbo.plots.style import GRID, INK, MUTED, PAPER, new_axes
-from celbo.report.markup import text
+from celbo.plots.style import ACCENT, GRID, INK, MUTED, PAPER, new_axes
 from celbo.report.data import Categories
+from celbo.report.markup import says_something, text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ __all__ = ["MAX_POINTS", "cloud", "drawn_cells", "inline_svg", "map_svg"]
 MAX_POINTS = 50_000
 """Cells drawn in a map; more are a random subset."""
 _SIDE = 600
-_TONES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+_TONES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", ACCENT: "accent"}
 
 
 def inline_svg(ax: Axes, name: str, label: str) -> str:
@@ -45,16 +45,19 @@ def inline_svg(ax: Axes, name: str, label: str) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         none = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        ax.figure.savefig(buffer, format="svg", dpi=160, transparent=True, metadata=none)  # type: ignore[arg-type]
+        figure: Any = ax.figure
+        figure.savefig(buffer, format="svg", dpi=160, transparent=True, metadata=none)
     drawn = buffer.getvalue()
     drawn = drawn[drawn.index("<svg") :].strip()
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.S)
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn).groups()  # type: ignore[union-attr]
-    head = f'<svg role="img" aria-label="{text(label, 300)}" viewBox="0 0 {width} {height}" style="max-width:{width}px">'
+    head = (
+        f'<svg class="plot" role="img" aria-label="{text(label, 300)}" viewBox="0 0 {width} {height}" width="{width}">'
+    )
     drawn = head + drawn[drawn.index(">") + 1 :]
     drawn = re.sub(r' id="[a-zA-Z.]+_\d+"', "", drawn)  # matplotlib's names of groups, the same in every figure
     for tone, variable in _TONES.items():
-        drawn = drawn.replace(tone, variable)
+        drawn = drawn.replace(tone, f"var(--{variable})")
     return re.sub(r"\s*\n\s*", "\n", drawn)
 
 
@@ -115,7 +118,7 @@ def _names_on_map(where: NDArray[np.float64], names: Categories) -> str:
     for code in np.argsort(-names.sizes, kind="stable"):
         cells = where[names.codes == code]
         word = text(names.names[code], 16)
-        if not len(cells):
+        if not len(cells) or not says_something(names.names[code]):
             continue
         wide = 13 * min(len(names.names[code]), 16) / 2 + 4
         x, y = np.median(cells, axis=0)

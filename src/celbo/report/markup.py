@@ -9,10 +9,25 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from celbo.plots.names import shown
+from celbo.plots.style import MISSING, category_colors
 from celbo.report.data import Categories
 from celbo.report.verdict import Verdict
 
-__all__ = ["as_json", "card", "facts", "legend", "missing", "name", "number", "section", "sizes", "strip", "text"]
+__all__ = [
+    "as_json",
+    "card",
+    "facts",
+    "legend",
+    "missing",
+    "name",
+    "number",
+    "palette_of",
+    "says_something",
+    "section",
+    "sizes",
+    "strip",
+    "text",
+]
 
 
 def text(value: object, limit: int = 200) -> str:
@@ -78,6 +93,21 @@ def legend(categories: Categories, palette: Sequence[str], limit: int = 40) -> s
     ]
     more = len(categories.names) - limit
     return f'<div class="legend">{"".join(items)}{f"<span>and {more} more</span>" if more > 0 else ""}</div>'
+
+
+_UNKNOWN = {"", "unlabelled", "unlabeled", "unknown", "unassigned", "none", "nan", "na", "n/a"}
+
+
+def says_something(category: str) -> bool:
+    """Whether a category is more than "not known"."""
+    return category.strip().lower() not in _UNKNOWN
+
+
+def palette_of(categories: Categories) -> list[str]:
+    """Return a colour for each category: grey for names that say "not known", the palette's for the others."""
+    known = [says_something(n) for n in categories.names]
+    colours = iter(category_colors(sum(known)))
+    return [next(colours) if k else MISSING for k in known]
 
 
 def sizes(categories: Categories, palette: Sequence[str], limit: int = 12) -> str:

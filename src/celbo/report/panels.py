@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from celbo import plots
-from celbo.plots.style import category_colors, heat, new_axes
+from celbo.plots.style import heat, new_axes
 from celbo.report import verdict
 from celbo.report.data import Categories, ReportData
 from celbo.report.figures import MAX_POINTS, drawn_cells, inline_svg, map_svg
-from celbo.report.markup import card, facts, legend, missing, name, number, section, sizes, strip, text
+from celbo.report.markup import card, facts, legend, missing, number, palette_of, section, sizes, strip, text
 from celbo.report.provenance import provenance
 from celbo.report.table import marker_panel
 from celbo.report.verdict import Verdict
 
 __all__ = ["key_numbers", "sections"]
+
+Positions = NDArray[np.int64]
 
 
 def sections(data: ReportData) -> str:
@@ -33,13 +37,13 @@ def key_numbers(data: ReportData) -> str:
         ("genes modelled", f"{data.n_genes_used:,}", f"of {data.n_genes:,} in the file"),
     ]
     if data.held_out_elbo is not None:
-        items.append(("held-out ELBO", number(data.held_out_elbo, 1), "nats per cell, higher is better"))
+        items.append(("held-out ELBO", number(data.held_out_elbo, 1), "nats per cell"))
     if data.clusters is not None:
         found = len(data.clusters.names)
         labels = f"{len(data.labels.names)} known labels" if data.labels is not None else "no known labels"
         items.append(("clusters", f"{found}", labels))
     if data.ari is not None:
-        items.append(("ARI", number(data.ari), "clusters against labels, 1 is equal"))
+        items.append(("ARI", number(data.ari), "1 is equal to the labels"))
     elif data.seconds:
         items.append(("time", _duration(sum(data.seconds.values())), "from file to report"))
     return "\n".join(
@@ -71,8 +75,8 @@ def in_short(data: ReportData) -> str:
 
 def went_in(data: ReportData) -> str:
     """Return the section on the data."""
-    known: list[tuple[str, str]] = [("Source", text(data.source, 300))] if data.source else []
-    known.append(("Cells × genes", f"{data.n_cells:,} × {data.n_genes:,}, of which {data.n_genes_used:,} genes are modelled"))
+    modelled = "" if data.n_genes_used == data.n_genes else f" <small>({data.n_genes_used:,} of them modelled)</small>"
+    known = [("Cells", f"{data.n_cells:,}"), ("Genes", f"{data.n_genes:,}{modelled}")]
     if data.library is not None and len(data.library):
         known.append(("Counts per cell", _spread(data.library)))
     if data.detected is not None and len(data.detected):
@@ -83,11 +87,10 @@ def went_in(data: ReportData) -> str:
         known.append(("Batches", "one"))
     if data.labels is None:
         known.append(("Known labels", "none given"))
-    cards = [card("The file", facts(known))]
+    cards = [card("The file", facts(known, "facts stacked"))]
     for group, title in ((data.batch, "Cells by batch"), (data.labels, "Cells by label")):
         if group is not None and (len(group.names) > 1 or title.endswith("label")):
-            small = f" <small>{text(group.title, 40)}</small>"
-            cards.append(card(title + small, sizes(group, category_colors(len(group.names)))))
+            cards.append(card(title + _column(group, title), sizes(group, palette_of(group))))
     return section(
         "data",
         "What went in",
@@ -125,7 +128,7 @@ def training(data: ReportData) -> str:
         "training",
         "Training",
         see="The ELBO, which training raises, on the cells it learned from and on cells held out for validation.",
-        look="Both curves flat at the end, close together, without jumps. A falling validation curve means overfitting.",
+        look="Both curves flat at the end, close together, no jumps. A falling validation curve means overfitting.",
         body=body,
     )
 
@@ -169,7 +172,10 @@ def integration(data: ReportData) -> str:
             f'<th class="value">after</th><th>reading</th></tr>{"".join(_metric_rows(table))}</table></div>'
         )
         lacking = [k for k in ("batch", "biology") if k not in set(table["kind"])]
-        words = {"batch": "With one batch there is no mixing to measure.", "biology": "Without labels, nothing is known to keep apart."}
+        words = {
+            "batch": "With one batch there is no mixing to measure.",
+            "biology": "Without labels, nothing is known to keep apart.",
+        }
         body += [missing(words[k]) for k in lacking]
     return section(
         "integration",
@@ -187,11 +193,17 @@ def fit(data: ReportData) -> str:
     if data.predictive is None or judged is None:
         body.append(missing("No posterior predictive check was made."))
     else:
-        titles = {"mean": "Mean <small>counts</small>", "variance": "Variance <small>over cells</small>", "zeros": "Zeros <small>share of cells</small>"}
+        titles = {
+            "mean": "Mean <small>counts</small>",
+            "variance": "Variance <small>over cells</small>",
+            "zeros": "Zeros <small>share of cells</small>",
+        }
         cards = []
         for what, title in titles.items():
             ax = plots.plot_ppc(data.predictive, what, ax=new_axes(330, 310))  # type: ignore[arg-type]
-            cards.append(_chart(title, inline_svg(ax, f"ppc-{what}", f"predicted against observed {what} of each gene")))
+            cards.append(
+                _chart(title, inline_svg(ax, f"ppc-{what}", f"predicted against observed {what} of each gene"))
+            )
         body += [strip(judged), f'<div class="grid three">{"".join(cards)}</div>']
     return section(
         "fit",
@@ -213,12 +225,12 @@ def clusters(data: ReportData) -> str:
         cards = [_composition(found, group, title) for group, title in parts]
         body.append(f'<div class="grid two">{"".join(cards)}</div>' if cards else "")
         if not cards:
-            body.append(card("Cells by cluster", sizes(found, category_colors(len(found.names)), limit=40)))
+            body.append(card("Cells by cluster", sizes(found, palette_of(found), limit=40)))
     return section(
         "clusters",
         "What the clusters are made of",
         see="One bar a cluster, cut by batch or label; its number of cells at the end.",
-        look="Clusters of a single batch, which are often an effect of that batch; clusters of several labels, which may need a higher resolution.",
+        look="Clusters of one batch, often an effect of that batch. Clusters of several labels may need a finer cut.",
         body=body,
     )
 
@@ -228,7 +240,9 @@ def genes(data: ReportData) -> str:
     body: list[str] = [f'<p class="note">{text(data.markers_note, 400)}</p>'] if data.markers_note else []
     dots = data.dots
     if dots is not None and len(dots.genes):
-        ax = plots.plot_dotplot(dots.mean, dots.fraction, genes=dots.genes, groups=dots.groups)
+        step = float(np.clip(980 / len(dots.genes), 19, 30))
+        ax = new_axes(110 + step * max(len(dots.genes), 4), 96 + 21 * max(len(dots.groups), 2))
+        plots.plot_dotplot(dots.mean, dots.fraction, genes=dots.genes, groups=dots.groups, ax=ax)
         drawn = inline_svg(ax, "dots", "mean expression and detection of top markers in each cluster")
         body.append(_chart("Top markers of each cluster", f'<div class="scroll">{drawn}</div>{_dot_key()}'))
     body.append(marker_panel(data))
@@ -249,6 +263,11 @@ def _chart(title: str, body: str) -> str:
     return card(title, body, kind="chart")
 
 
+def _column(group: Categories, title: str) -> str:
+    """The column's own name, where it is not the word that is already there."""
+    return "" if group.title.lower() in title.lower() else f" <small>{text(group.title, 40)}</small>"
+
+
 def _few(group: Categories | None) -> bool:
     return group is None or len(group.names) < 2
 
@@ -263,9 +282,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _spread(values: np.ndarray) -> str:  # type: ignore[type-arg]
+def _spread(values: NDArray[np.float64]) -> str:
     low, middle, high = np.percentile(values, [5, 50, 95])
-    return f"median {middle:,.0f} <small>(90% between {low:,.0f} and {high:,.0f})</small>"
+    return f"median {middle:,.0f} <small>(90% in {low:,.0f}–{high:,.0f})</small>"
 
 
 def _warnings(data: ReportData, limit: int = 30) -> str:
@@ -287,78 +306,86 @@ def _histograms(data: ReportData) -> Iterator[str]:
             yield _chart(title, inline_svg(ax, f"histogram-{title}", f"histogram: {x}"))
 
 
-def _category_maps(data: ReportData, cells: np.ndarray, group: Categories, title: str) -> str:  # type: ignore[type-arg]
-    palette = category_colors(len(group.names))
+def _category_maps(data: ReportData, cells: Positions, group: Categories, title: str) -> str:
+    palette = palette_of(group)
     codes = group.codes[cells]
-    color = pd.Series(pd.Categorical.from_codes(codes.tolist(), categories=list(range(len(group.names)))))
+    known: Any = [int(c) if c >= 0 else None for c in codes]
+    color = pd.Series(pd.Categorical(known, categories=range(len(group.names))))
     names = Categories(group.title, codes, group.names) if title != "batch" else None
-    known = "" if group.title.lower() == title else f" <small>{text(group.title, 40)}</small>"
-    return card(f"By {title}{known}", _pair(data, cells, color, palette, names) + legend(group, palette))
+    return card(
+        f"By {title}{_column(group, title)}", _pair(data, cells, color, palette, names) + legend(group, palette)
+    )
 
 
-def _library_maps(data: ReportData, cells: np.ndarray) -> str:  # type: ignore[type-arg]
+def _library_maps(data: ReportData, cells: Positions) -> str:
     library = np.asarray(data.library, np.float64)[cells]
     low, high = np.percentile(library, [1, 99])
-    scale = heat()
-    stops = ",".join(_hex(scale(i / 6)) for i in range(7))
-    ramp = f'<div class="ramp">{low:,.0f}<i style="background:linear-gradient(90deg,{stops})"></i>{high:,.0f} counts, log scale</div>'
+    ramp = f'<div class="ramp">{low:,.0f}{_ramp()}{high:,.0f} counts, log scale</div>'
     color = pd.Series(np.log1p(library))
     return card("By library size", _pair(data, cells, color, None, None) + ramp)
 
 
 def _pair(
     data: ReportData,
-    cells: np.ndarray,  # type: ignore[type-arg]
-    color: pd.Series | None,  # type: ignore[type-arg]
+    cells: Positions,
+    color: pd.Series | None,
     palette: list[str] | None,
     names: Categories | None,
 ) -> str:
     out = []
     for title, xy in data.embeddings.items():
-        drawn = map_svg(np.asarray(xy, np.float64)[cells], color, palette=palette, names=names, label=f"map of cells, {title}")
+        drawn = map_svg(
+            np.asarray(xy, np.float64)[cells], color, palette=palette, names=names, label=f"map of cells, {title}"
+        )
         out.append(f"<div>{drawn}<p>{text(title, 40)}</p></div>")
     return f'<div class="pair">{"".join(out)}</div>'
 
 
-def _hex(rgba: tuple[float, ...]) -> str:
-    return "#" + "".join(f"{round(255 * c):02x}" for c in rgba[:3])
+def _ramp() -> str:
+    """The colour scale of amounts as a bar."""
+    scale = heat()
+    stops = ",".join("#" + "".join(f"{round(255 * c):02x}" for c in scale(i / 6)[:3]) for i in range(7))
+    return f'<i style="background:linear-gradient(90deg,{stops})"></i>'
 
 
 def _metric_rows(table: pd.DataFrame) -> Iterator[str]:
     titles = {"batch": "Batches: mixed is good", "biology": "Cell types: apart is good"}
-    words = {"good": "good", "fair": "fair", "poor": "poor", "none": "no rule"}
+    words = {"good": "good", "fair": "fair", "poor": "poor"}
     for kind, rows in table.groupby("kind", sort=False):
         yield f'<tr class="kind"><th colspan="5">{titles.get(str(kind), "")}</th></tr>'
         for _, row in rows.iterrows():
             after, best = float(row["after"]), float(row["best"])
             before = float(row["before"]) if "before" in row and pd.notna(row["before"]) else float("nan")
             level = verdict.metric_level(str(row["metric"]), after, best)
+            badge = f'<span class="badge {level}">{words[level]}</span>' if level in words else ""
             yield (
                 f"<tr><td><b>{text(row['metric'])}</b><span>{text(row['meaning'], 300)}</span></td>"
                 f'<td>{_track(before, after, best)}</td><td class="value">{number(before)}</td>'
                 f'<td class="value"><b>{number(after)}</b></td>'
-                f'<td><span class="badge {level}">{words[level]}</span></td></tr>'
+                f"<td>{badge}</td></tr>"
             )
 
 
 def _track(before: float, after: float, best: float) -> str:
     """A bar from 0 to the best value, with a ring where it was before and a dot where it is."""
-    spot = {k: 8 + 224 * float(np.clip(v / best, 0, 1)) for k, v in (("before", before), ("after", after)) if np.isfinite(v)}
-    line = '<line x1="8" x2="232" y1="11" y2="11" stroke="var(--grid)" stroke-width="6" stroke-linecap="round"/>'
-    if len(spot) == 2:
-        line += f'<line x1="{spot["before"]:.0f}" x2="{spot["after"]:.0f}" y1="11" y2="11" stroke="var(--accent)" stroke-width="3" opacity=".45"/>'
-    if "before" in spot:
-        line += f'<circle cx="{spot["before"]:.0f}" cy="11" r="5.5" fill="var(--paper)" stroke="var(--accent)" stroke-width="2"/>'
-    if "after" in spot:
-        line += f'<circle cx="{spot["after"]:.0f}" cy="11" r="6.5" fill="var(--accent)"/>'
-    return f'<svg class="track" viewBox="0 0 240 22" aria-hidden="true">{line}</svg>'
+    spots = [8 + 224 * float(np.clip(v / best, 0, 1)) if np.isfinite(v) else None for v in (before, after)]
+    was, now = spots
+    out = '<path d="M8 11H232" stroke="var(--grid)" stroke-width="6" stroke-linecap="round"/>'
+    if was is not None and now is not None:
+        out += f'<path d="M{was:.0f} 11H{now:.0f}" stroke="var(--accent)" stroke-width="3" opacity=".45"/>'
+    if was is not None:
+        ring = 'r="5.5" fill="var(--paper)" stroke="var(--accent)" stroke-width="2"'
+        out += f'<circle cx="{was:.0f}" cy="11" {ring}/>'
+    if now is not None:
+        out += f'<circle cx="{now:.0f}" cy="11" r="6.5" fill="var(--accent)"/>'
+    return f'<svg class="track" viewBox="0 0 240 22" aria-hidden="true">{out}</svg>'
 
 
 def _composition(found: Categories, group: Categories, title: str) -> str:
     has = (found.codes >= 0) & (group.codes >= 0)
     table = np.zeros((len(found.names), len(group.names)))
     np.add.at(table, (found.codes[has], group.codes[has]), 1)
-    palette = category_colors(len(group.names))
+    palette = palette_of(group)
     ax = new_axes(530, 56 + 23 * max(len(found.names), 2))
     plots.plot_composition(table, groups=found.names, parts=group.names, palette=palette, ax=ax)
     drawn = inline_svg(ax, f"composition-{title}", f"clusters by {title}")
@@ -366,13 +393,11 @@ def _composition(found: Categories, group: Categories, title: str) -> str:
 
 
 def _dot_key() -> str:
-    scale = heat()
-    stops = ",".join(_hex(scale(i / 6)) for i in range(7))
     dots = "".join(
-        f'<svg width="{d}" height="{d}" viewBox="0 0 {d} {d}"><circle cx="{d / 2}" cy="{d / 2}" r="{d / 2}" fill="var(--muted)"/></svg>{share}%'
+        f'<svg width="{d}" height="{d}" viewBox="-1 -1 2 2"><circle r="1" fill="var(--muted)"/></svg>{share}%'
         for share, d in ((10, 4.7), (50, 10.6), (100, 15.0))
     )
     return (
-        f'<div class="ramp">colour: mean, relative to the gene\'s highest<i style="background:linear-gradient(90deg,{stops})"></i>'
-        f"size: cells that express it {dots}</div>"
+        f'<div class="ramp"><b>colour</b> each gene\'s lowest cluster{_ramp()}its highest<span class="gap"></span>'
+        f"<b>size</b> cells with a count {dots}</div>"
     )

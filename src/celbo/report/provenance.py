@@ -41,7 +41,8 @@ def _times(seconds: Mapping[str, float]) -> str:
     total = max(sum(seconds.values()), 1e-9)
     colours = category_colors(len(seconds))
     bar = "".join(
-        f'<i style="background:{c};width:{100 * s / total:.2f}%"></i>' for c, s in zip(colours, seconds.values(), strict=True)
+        f'<i style="background:{c};width:{100 * s / total:.2f}%"></i>'
+        for c, s in zip(colours, seconds.values(), strict=True)
     )
     rows = "".join(
         f'<span title="{text(step)}"><i style="background:{c}"></i><bdi>{text(step, 40)} {s:,.1f} s</bdi></span>'

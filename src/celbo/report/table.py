@@ -22,12 +22,12 @@ _COLUMNS = {
     "group1": ("cluster", "Cluster that is compared with the rest", 0),
     "group2": ("against", "What it is compared with", 0),
     "gene": ("gene", "Name of the gene", 0),
-    "proba_higher": ("P(higher)", "Posterior probability that the gene is higher in the cluster", 4),
-    "proba_de": ("P(different)", "Posterior probability that the gene differs by more than the threshold", 4),
-    "bayes_factor": ("Bayes factor", "Natural log of the odds that it is higher", 3),
-    "lfc_median": ("log2 fold change", "Median of the posterior log2 ratio of expression", 3),
-    "raw_mean1": ("mean in", "Mean count in the cluster", 3),
-    "raw_mean2": ("mean out", "Mean count in the rest", 3),
+    "proba_higher": ("P(higher)", "Posterior probability that the gene is higher in the cluster", 3),
+    "proba_de": ("P(different)", "Posterior probability that the gene differs by more than the threshold", 3),
+    "bayes_factor": ("Bayes factor", "Natural log of the odds that it is higher", 2),
+    "lfc_median": ("log2 fold change", "Median of the posterior log2 ratio of expression", 2),
+    "raw_mean1": ("mean in", "Mean count in the cluster", 2),
+    "raw_mean2": ("mean out", "Mean count in the rest", 2),
     "detection1": ("found in", "Share of the cluster's cells with a count", 3),
     "detection2": ("found out", "Share of the other cells with a count", 3),
 }
@@ -51,7 +51,7 @@ def marker_panel(data: ReportData) -> str:
         '<span class="count" id="marker-count"></span>'
         '<button type="button" id="marker-back">Back</button><button type="button" id="marker-next">Next</button></div>'
         '<div class="scroll"><table id="markers"><thead></thead><tbody></tbody></table></div>'
-        '<noscript><p class="note">This table needs JavaScript; the same genes are in the tables folder.</p></noscript></div>'
+        '<noscript><p class="note">This table needs JavaScript; the tables folder has the same.</p></noscript></div>'
     )
 
 
@@ -67,6 +67,8 @@ def marker_json(data: ReportData) -> str:
             "columns": [_COLUMNS[c][0] for c in columns],
             "help": [_COLUMNS[c][1] for c in columns],
             "number": [_is_number(c) for c in columns],
+            "digits": [_COLUMNS[c][2] for c in columns],
+            "share": [c.startswith("detection") for c in columns],
             "gene": columns.index("gene"),
             "group": columns.index("group1") if "group1" in columns else 0,
             "sort": sort,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 __all__ = ["Level", "Verdict", "biology", "fit", "metric_level", "mixing", "training"]
 
 Level = Literal["good", "fair", "poor", "none"]
+_ORDER: tuple[Level, Level, Level] = ("poor", "fair", "good")
 
 MIN_EPOCHS = 10
 """Fewer epochs than this are too few to judge."""
@@ -30,7 +31,7 @@ STILL_IMPROVING = 0.02
 WORTH = 5e-4
 """... this share of the ELBO itself, is worth more epochs."""
 DIP_SD = 5.0
-"""An end below the best by more than this many s.d. of the noise, and by more than `WORTH`, is a decline."""
+"""A smoothed end below the best by more than this many s.d. of the noise, and by more than `WORTH`, is a decline."""
 
 LEVELS: dict[str, tuple[float, float]] = {
     "mixing entropy": (0.8, 0.5),
@@ -80,40 +81,51 @@ def training(history: pd.DataFrame | None, *, stopped: str = "finished", best_ep
         Epoch whose weights were kept.
     """
     which, elbo = _curve(history)
+    return _cut_short(elbo, stopped) or _shape(which, elbo, stopped, kept=best_epoch is not None)
+
+
+_HALVE = "Train again with half the learning rate, and look for cells with extreme counts."
+
+
+def _cut_short(elbo: NDArray[np.float64], stopped: str) -> Verdict | None:
+    """Verdicts that need no shape: broken, interrupted, too short."""
     n = len(elbo)
+    epochs = f"{n} epoch{'s' * (n != 1)}"
     if n and not np.isfinite(elbo).all():
         return Verdict("poor", "unstable", "The ELBO became infinite or undefined.", _HALVE)
     if stopped == "interrupted":
-        more = f"Training was interrupted after {n} epoch{'s' * (n != 1)}."
-        return Verdict("fair", "interrupted", more, "Run it again with resume to finish.")
+        return Verdict("fair", "interrupted", f"Training was interrupted after {epochs}.", "Resume it to finish.")
     if n < MIN_EPOCHS:
-        few = f"{n} epoch{'s' * (n != 1)} are too few to judge." if n != 1 else "One epoch is too few to judge."
+        few = f"Training had {epochs}, too few to judge."
         return Verdict("none", "too short", few, f"Train for at least {MIN_EPOCHS} epochs.")
+    return None
+
+
+def _shape(which: str, elbo: NDArray[np.float64], stopped: str, *, kept: bool) -> Verdict:
+    """Verdicts on the curve: a spike, a decline, a rise at the end, or none of these."""
     low, high = np.quantile(elbo, [0.05, 0.95])
     span, worth = max(float(high - low), 1e-12), WORTH * abs(float(elbo[-1]))
-    fall = _largest_fall(elbo)
+    fall, gain, smooth = _largest_fall(elbo), _tail_gain(elbo), _smooth(elbo)
+    lost = float(smooth.max() - smooth[-1])
     if fall > max(SPIKE * span, worth):
         jump = f"The {which} ELBO fell by {fall:,.1f} nats within one epoch."
         return Verdict("poor", "unstable", jump, _HALVE)
-    lost = float(elbo.max() - elbo[-1])
     if lost > max(DIP_SD * _noise(elbo), worth):
-        return _past_best(which, lost, kept=best_epoch is not None)
-    gain = _tail_gain(elbo)
+        return _past_best(which, lost, kept=kept)
     if stopped != "plateau" and gain > max(STILL_IMPROVING * span, worth):
         rising = f"The {which} ELBO still rose by {gain:,.1f} nats per cell at the end."
         return Verdict("fair", "still improving", rising, "Train for about twice as many epochs.")
     how = "stopped improving and training ended" if stopped == "plateau" else "is flat at the end"
-    return Verdict("good", "converged", f"The {which} ELBO {how} after {n} epochs.", "")
-
-
-_HALVE = "Train again with half the learning rate, and look for cells with extreme counts."
+    return Verdict("good", "converged", f"The {which} ELBO {how} after {len(elbo)} epochs.")
 
 
 def _curve(history: pd.DataFrame | None) -> tuple[str, NDArray[np.float64]]:
     """Name and values of the deciding curve; epochs without a value are dropped, non-finite values stay at the end."""
     for name, column in (("validation", "elbo_validation"), ("training", "elbo_train")):
         if history is not None and column in history and history[column].notna().any():
-            last_bad = pd.isna(history[column].iloc[-1]) and pd.isna(history.get("elbo_train", history[column]).iloc[-1])
+            last_bad = pd.isna(history[column].iloc[-1]) and pd.isna(
+                history.get("elbo_train", history[column]).iloc[-1]
+            )
             values = history[column].dropna().to_numpy(np.float64)
             return name, np.append(values, np.nan) if last_bad else values
     return "training", np.empty(0)
@@ -123,6 +135,12 @@ def _largest_fall(elbo: NDArray[np.float64]) -> float:
     """Largest drop from one epoch to the next once training is under way."""
     steps = np.diff(elbo)[int(SPIKE_AFTER * len(elbo)) :]
     return float(max(-steps.min(initial=0.0), 0.0))
+
+
+def _smooth(elbo: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of neighbouring epochs, a twentieth of training at a time (at least three)."""
+    width = max(len(elbo) // 20, 3)
+    return np.convolve(elbo, np.full(width, 1 / width), "valid")
 
 
 def _noise(elbo: NDArray[np.float64]) -> float:
@@ -143,8 +161,10 @@ def _tail_gain(elbo: NDArray[np.float64]) -> float:
 def _past_best(which: str, lost: float, *, kept: bool) -> Verdict:
     fell = f"The {which} ELBO ended {lost:,.1f} nats per cell below its best"
     if kept:
-        return Verdict("good", "converged, then overfitted", f"{fell}; the best weights were kept.", "")
-    return Verdict("fair", "past its best", f"{fell}, a sign of overfitting.", "Keep the best weights, or stop earlier.")
+        return Verdict("good", "best kept", f"{fell}; the weights of the best epoch were kept.", "")
+    return Verdict(
+        "fair", "past its best", f"{fell}, a sign of overfitting.", "Keep the best weights, or stop earlier."
+    )
 
 
 def metric_level(metric: str, value: float, best: float) -> Level:
@@ -161,9 +181,10 @@ def mixing(metrics: pd.DataFrame | None) -> Verdict | None:
     rows = _rows(metrics)
     if "mixing entropy" not in rows.index:
         return None
-    row = rows.loc["mixing entropy"]
-    share, level = float(row["after"] / row["best"]), metric_level("mixing entropy", row["after"], row["best"])
-    before = f" (before: {_percent(row['before'] / row['best'])})" if "before" in row and pd.notna(row["before"]) else ""
+    after, best = _value(rows, "mixing entropy", "after"), _value(rows, "mixing entropy", "best")
+    share, level = after / best, metric_level("mixing entropy", after, best)
+    was = _value(rows, "mixing entropy", "before") / best
+    before = f" (before: {_percent(was)})" if np.isfinite(was) else ""
     word = {"good": "well mixed", "fair": "partly mixed", "poor": "apart"}.get(level, "unknown")
     sentence = f"Batches reach {_percent(share)} of the mixing that their sizes allow{before}."
     advice = (
@@ -177,17 +198,17 @@ def biology(metrics: pd.DataFrame | None) -> Verdict | None:
     """Judge how well known labels separate: the middle one of the levels of their metrics; None without labels."""
     rows = _rows(metrics)
     names = [m for m in ("label silhouette", "cLISI", "k-means ARI", "cluster ARI") if m in rows.index]
-    levels = [metric_level(m, rows.loc[m, "after"], rows.loc[m, "best"]) for m in names]
-    ranks = sorted(("poor", "fair", "good").index(x) for x in levels if x != "none")
+    levels = [metric_level(m, _value(rows, m, "after"), _value(rows, m, "best")) for m in names]
+    ranks = sorted(_ORDER.index(x) for x in levels if x != "none")
     if not ranks:
         return None
-    level: Level = ("poor", "fair", "good")[ranks[(len(ranks) - 1) // 2]]  # type: ignore[assignment]
+    level = _ORDER[ranks[(len(ranks) - 1) // 2]]
     word = {"good": "labels apart", "fair": "labels partly apart", "poor": "labels overlap"}[level]
     agreement = names[-1]
     who = "the clusters" if agreement == "cluster ARI" else "k-means"
-    sentence = f"Known labels and {who} agree at ARI {rows.loc[agreement, 'after']:.2f} (1 is equal, 0 is chance)"
+    sentence = f"Known labels and {who} agree at ARI {_value(rows, agreement, 'after'):.2f} (1 is equal, 0 is chance)"
     if "cLISI" in rows.index:
-        sentence += f", and neighbourhoods are {_percent(rows.loc['cLISI', 'after'])} pure"
+        sentence += f", and neighbourhoods are {_percent(_value(rows, 'cLISI', 'after'))} pure"
     advice = "" if level == "good" else "See in the map by label which types overlap; close types may need more genes."
     return Verdict(level, word, f"{sentence}.", advice)
 
@@ -206,10 +227,12 @@ def fit(check: pd.DataFrame | None, n_cells: int) -> Verdict | None:
     }
     ranks = {name: 0 if e <= good else 1 if e <= fair else 2 for name, (e, (good, fair)) in off.items()}
     worst = max(ranks.values())
-    level: Level = ("good", "fair", "poor")[worst]  # type: ignore[assignment]
-    mean, variance = (f"{(2**off[k][0] - 1) * 100:.0f}%" for k in ("mean", "variance"))
+    level = _ORDER[2 - worst]
+    mean, variance = (_factor(off[k][0]) for k in ("mean", "variance"))
     zeros = f"{off['zero fraction'][0] * 100:.1f} points"
-    sentence = f"For a typical gene the mean is off by {mean}, the variance by {variance}, the share of zeros by {zeros}."
+    sentence = (
+        f"For a typical gene the mean is off by {mean}, the variance by {variance}, the share of zeros by {zeros}."
+    )
     amiss = " and ".join(name for name, rank in ranks.items() if rank == worst)
     word = ("fits the counts", "fits roughly", "fits poorly")[worst]
     advice = "" if worst == 0 else f"The {amiss} is off most; try another likelihood, or the dispersion gene-batch."
@@ -222,10 +245,18 @@ def _log_error(check: pd.DataFrame, what: str) -> float:
     return float(np.median(np.abs(np.log2(np.clip(ratio, 1 / 16, 16)))))
 
 
+def _factor(log2: float) -> str:
+    return f"{(2**log2 - 1) * 100:.0f}%" if log2 < 1 else f"a factor of {2**log2:.1f}"
+
+
 def _rows(metrics: pd.DataFrame | None) -> pd.DataFrame:
     if metrics is None or metrics.empty:
         return pd.DataFrame({"metric": []}).set_index("metric")
     return metrics.set_index("metric")
+
+
+def _value(rows: pd.DataFrame, metric: str, column: str) -> float:
+    return float(rows[column].to_dict()[metric]) if column in rows else float("nan")
 
 
 def _percent(share: float) -> str:

@@ -15,11 +15,11 @@
     if (kind) node.className = kind;
     return node;
   }
-  function write(value) {
+  function write(value, i) {
     if (value === null) return "\u2013";
     if (typeof value === "string") return value;
-    if (value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3)) return value.toExponential(1);
-    return Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(Math.abs(value) >= 10 ? 1 : 3);
+    if (data.share[i]) return (100 * value).toFixed(0) + "%";
+    return (value < 0 ? "\u2212" : "") + Math.abs(value).toFixed(data.digits[i]);
   }
   function order(a, b) {
     const x = a[state.column], y = b[state.column];
@@ -54,7 +54,7 @@
   function line(values) {
     const row = document.createElement("tr");
     values.forEach(function (value, i) {
-      const cell = make("td", write(value), data.number[i] ? "number" : i === data.gene ? "gene" : "");
+      const cell = make("td", write(value, i), data.number[i] ? "number" : i === data.gene ? "gene" : "");
       if (typeof value === "string") cell.title = value;
       row.append(cell);
     });
