@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -440,9 +439,6 @@ def test_1e8_stored_values_are_checked_in_3_seconds() -> None:
     adata = anndata_of(
         sp.csr_matrix((values, indices, indptr), shape=(n_cells, n_genes)), batch=rng.integers(0, 5, n_cells)
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert check(adata, batch_key="batch").n_stored == 10**8
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 3.0, f"{seconds} on {os.cpu_count()} cores"
+    start = time.process_time()  # of all threads together: what an idle machine needs at most, whatever else runs on it
+    assert check(adata, batch_key="batch").n_stored == 10**8
+    assert time.process_time() - start < 3.0

@@ -19,7 +19,6 @@ from celbo.errors import DependencyError, ReadError, listed
 
 __all__ = ["read_hdf5", "read_zarr"]
 
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _RNA_NAMES = ("rna", "gex", "gene_expression", "gene expression")
 _GENE_ATTRIBUTES = ("Gene", "gene_names", "var_names", "gene_symbols", "GeneName", "name", "Accession", "gene_ids")
 _CELL_ATTRIBUTES = ("CellID", "obs_names", "barcode", "barcodes", "cell_names", "cell_id", "Barcode")
@@ -28,10 +27,9 @@ _BLOCK_VALUES = 20_000_000  # dense values of a loom file held at once
 
 def read_hdf5(path: Path) -> Loaded:
     """Read an HDF5 file: AnnData (.h5ad), MuData (.h5mu), 10x (.h5) or loom."""
-    with path.open("rb") as file:
-        if file.read(8) != HDF5_MAGIC:
-            fix = "Copy or download it again; a table belongs into a .csv or .tsv file."
-            raise ReadError("is not an HDF5 file", where=str(path), fix=fix)
+    if not h5py.is_hdf5(path):  # the mark may come after a header, as in a MuData
+        fix = "Copy or download it again; a table belongs into a .csv or .tsv file."
+        raise ReadError("is not an HDF5 file, or one cut short", where=str(path), fix=fix)
     with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
         kind = _kind(file, path)
         if kind == "h5mu":

@@ -17,10 +17,8 @@ from celbo.errors import ReadError, SchemaError, listed
 __all__ = ["batch_names", "joined"]
 
 _FEWEST_SHARED = 0.1
-_ENDINGS = re.compile(
-    r"[-_.]?(matrix)?(\.(h5ad|h5mu|h5|hdf5|loom|zarr|mtx|csv|tsv|txt|tab|gz))+$|[-_.]$", re.IGNORECASE
-)
-_PLAIN_FOLDERS = re.compile(r"^(outs|(raw|filtered)_(feature|gene)_bc_matri(x|ces)(_mex)?|matrix)$", re.IGNORECASE)
+_ENDINGS = re.compile(r"(\.(h5ad|h5mu|h5|hdf5|loom|zarr|mtx|csv|tsv|txt|tab|gz))+$", re.IGNORECASE)
+_SAYS_NOTHING = re.compile(r"(^|[-_.])(outs|((raw|filtered)_(feature|gene)_bc_)?matri(x|ces)(_mex)?)?$", re.IGNORECASE)
 
 
 def joined(parts: list[AnnData], paths: list[Path]) -> tuple[AnnData, list[str]]:
@@ -130,10 +128,11 @@ def batch_names(paths: list[Path]) -> list[str]:
 
 
 def _stem(path: Path) -> str:
-    """Return the name of a file without its endings; of folders that Cell Ranger names all alike, the parent's."""
+    """Return the name of a file without endings and what Cell Ranger appends; the folder's if nothing is left."""
     where = path.absolute()
-    stem = _ENDINGS.sub("", where.name)
-    while (not stem or _PLAIN_FOLDERS.match(stem)) and where.parent != where:
+    while where.parent != where:
+        stem = _SAYS_NOTHING.sub("", _ENDINGS.sub("", where.name))
+        if stem:
+            return stem
         where = where.parent
-        stem = _ENDINGS.sub("", where.name)
-    return stem or path.name
+    return path.name

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from celbo.data.scan import Matrix, check_sparse, is_sparse
 from celbo.errors import CelboError, ReadError, listed
 
-__all__ = ["Loaded", "as_csr", "check_whole", "gene_expression_only", "reading", "with_symbols"]
+__all__ = ["Loaded", "as_csr", "check_whole", "gene_expression_only", "named", "reading", "with_symbols"]
 
 GENE_EXPRESSION = "Gene Expression"
 
@@ -84,6 +84,13 @@ def check_whole(matrix: Matrix, path: Path) -> None:
         raise ReadError("holds a damaged matrix", where=str(path), value=str(problem), fix="Copy it again.") from None
 
 
+def named(counts: Matrix, obs: pd.DataFrame, var: pd.DataFrame) -> AnnData:
+    """Return counts as an AnnData; that names may be repeated is left to `celbo.check` to say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return AnnData(counts, obs=obs, var=var)
+
+
 def with_symbols(
     counts: Matrix, cells: NDArray[np.object_], symbols: NDArray[np.object_], var: dict[str, NDArray[np.object_]]
 ) -> tuple[AnnData, list[str]]:
@@ -97,8 +104,7 @@ def with_symbols(
             f"{repeated.size:,} gene symbols occur more than once ({listed(repeated, 3)}); the later ones were given "
             "the endings -1, -2, ... (var['gene_ids'] tells them apart)."
         )
-    adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(cells.astype(object))), var=pd.DataFrame(var, index=index))
-    return adata, notes
+    return named(counts, pd.DataFrame(index=pd.Index(cells.astype(object))), pd.DataFrame(var, index=index)), notes
 
 
 def gene_expression_only(
@@ -109,7 +115,7 @@ def gene_expression_only(
         return np.ones(n_genes, bool), []
     keep: NDArray[np.bool_] = types == GENE_EXPRESSION
     names, sizes = np.unique(types[~keep].astype(str), return_counts=True)
-    others = ", ".join(f"{size:,} {name!r}" for name, size in zip(names, sizes, strict=True))
+    others = ", ".join(f"{size:,} {str(name)!r}" for name, size in zip(names, sizes, strict=True))
     if not keep.any():
         fix = "celbo models gene counts; give the matrix that holds them."
         raise ReadError(f"holds no {GENE_EXPRESSION!r} features", where=str(path), value=others, fix=fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from os import PathLike
@@ -142,6 +143,8 @@ def _read_one(path: Path, orientation: Orientation) -> Loaded:
 def _check_there(path: Path) -> None:
     try:
         if path.exists():
+            if not os.access(path, os.R_OK):
+                raise ReadError("may not be read", where=str(path), fix="Ask for the right to read it, or copy it.")
             return
         beside = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
     except OSError as problem:

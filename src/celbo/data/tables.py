@@ -15,9 +15,8 @@ from typing import Literal, cast
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from anndata import AnnData
 
-from celbo.data.loaded import Loaded, reading
+from celbo.data.loaded import Loaded, named, reading
 from celbo.data.scan import Matrix
 from celbo.errors import ReadError
 
@@ -56,7 +55,7 @@ def read_table(path: Path, orientation: Orientation) -> Loaded:
     turned = taken == "genes"
     counts = table.values.T.tocsr() if turned else table.values
     cells, genes = (table.columns, table.rows) if turned else (table.rows, table.columns)
-    adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(cells)), var=pd.DataFrame(index=pd.Index(genes)))
+    adata = named(counts, pd.DataFrame(index=pd.Index(cells)), pd.DataFrame(index=pd.Index(genes)))
     said = f"Took the rows as {taken}: {reason}."
     notes = [] if sure else [f"{said} Pass orientation='{'cells' if turned else 'genes'}' if that is wrong."]
     return Loaded(adata, "table", notes, {"orientation": taken, "reason": reason})
