@@ -6,7 +6,6 @@ log p(x) ~ log mean_k p(x | z_k, l_k) p(z_k, l_k) / q(z_k, l_k | x)          (Bu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from celbo.posterior.stream import (
     check_positive,
     encoded_blocks,
     evaluating,
-    sample_chunks,
+    latent_draws,
 )
 
 __all__ = ["elbo", "marginal_ll", "reconstruction_error"]
@@ -136,15 +135,6 @@ def _summary(values: list[Tensor], per_cell: bool) -> Any:
     return every if per_cell else float(every.mean())
 
 
-def _draws(
-    network: Network, block: Block, n_samples: int, at_most: int | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the draws of z and of the log library size in chunks that fit in memory."""
-    entries = block.batch.n_cells * block.batch.rows.n_genes
-    for chunk in sample_chunks(network, n_samples, entries, at_most=at_most):
-        yield network.sample_latent(block.latent, block.batch, chunk, block.generator)
-
-
 def _log_likelihood(network: Network, block: Block, z: Tensor, log_library: Tensor) -> Tensor:
     """Log p(x | z, l) of each draw; (samples, cells)."""
     return network.likelihood.log_prob(network.decode(z, log_library, block.batch), block.batch.rows)
@@ -153,7 +143,7 @@ def _log_likelihood(network: Network, block: Block, z: Tensor, log_library: Tens
 def _expected_log_likelihood(network: Network, block: Block, n_samples: int) -> Tensor:
     """Average of log p(x | z, l) over draws of q; (cells,) float64 on the CPU."""
     total = torch.zeros(block.batch.n_cells, dtype=torch.float64)
-    for z, log_library in _draws(network, block, n_samples):
+    for z, log_library in latent_draws(network, block, n_samples):
         total += _log_likelihood(network, block, z, log_library).cpu().sum(0, dtype=torch.float64)
     return total / n_samples
 
@@ -161,7 +151,7 @@ def _expected_log_likelihood(network: Network, block: Block, n_samples: int) -> 
 def _log_evidence(network: Network, block: Block, n_samples: int, at_most: int | None) -> Tensor:
     """Log of the mean importance weight; (cells,) float64 on the CPU."""
     total = torch.full((block.batch.n_cells,), -torch.inf, dtype=torch.float64)
-    for z, log_library in _draws(network, block, n_samples, at_most):
+    for z, log_library in latent_draws(network, block, n_samples, at_most=at_most):
         log_weight = (
             _log_likelihood(network, block, z, log_library).cpu().double()
             + network.log_prior(z, log_library, block.batch).cpu()

@@ -26,7 +26,7 @@ from celbo.posterior.stream import (
     check_positive,
     encoded_blocks,
     evaluating,
-    sample_chunks,
+    latent_draws,
 )
 from celbo.posterior.writers import Hdf5Writer, NpyWriter
 
@@ -235,15 +235,9 @@ def posterior_predictive_sample(
 
 def _predicted(network: Network, block: Block, n_samples: int) -> Iterator[Floats]:
     """Yield one (cells, genes) array of drawn counts for each sample."""
-    for z, log_library in _draws(network, block, n_samples):
+    for z, log_library in latent_draws(network, block, n_samples):
         drawn = network.likelihood.sample(network.decode(z, log_library, block.batch), block.generator)
         yield from drawn.to("cpu", torch.float32).numpy()
-
-
-def _draws(network: Network, block: Block, n_samples: int) -> Iterator[tuple[Tensor, Tensor]]:
-    entries = block.batch.n_cells * block.batch.rows.n_genes
-    for chunk in sample_chunks(network, n_samples, entries):
-        yield network.sample_latent(block.latent, block.batch, chunk, block.generator)
 
 
 def _mean_draw(network: Network, block: Block) -> tuple[Tensor, Tensor]:
@@ -256,7 +250,7 @@ def _mean_draw(network: Network, block: Block) -> tuple[Tensor, Tensor]:
 
 def _expression(network: Network, block: Block, asked: _Request) -> Floats:
     """Return what was asked about the cells of a block: (cells, genes) or (samples, cells, genes)."""
-    draws = iter([_mean_draw(network, block)]) if asked.give_mean else _draws(network, block, asked.n_samples)
+    draws = iter([_mean_draw(network, block)]) if asked.give_mean else latent_draws(network, block, asked.n_samples)
     if not asked.return_mean:
         return np.concatenate([_numpy(_decoded(network, block, z, size, asked)) for z, size in draws])
     total, n_draws = None, 0

@@ -28,6 +28,7 @@ __all__ = [
     "check_positive",
     "encoded_blocks",
     "evaluating",
+    "latent_draws",
     "minibatch_for",
     "sample_chunks",
 ]
@@ -178,6 +179,15 @@ def encoded_blocks(
     for number, start in enumerate(range(0, len(indices), size)):
         batch = minibatch_for(network, data, indices[start : start + size])
         yield Block(start, batch, network.encode(batch), block_generator(network, seed, number))
+
+
+def latent_draws(
+    network: Network, block: Block, n_samples: int, *, at_most: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield draws of z and of the log library size, in chunks that can be decoded at a time."""
+    entries = block.batch.n_cells * block.batch.rows.n_genes
+    for chunk in sample_chunks(network, n_samples, entries, at_most=at_most):
+        yield network.sample_latent(block.latent, block.batch, chunk, block.generator)
 
 
 def check_positive(name: str, value: int) -> None:
