@@ -212,6 +212,13 @@ def test_unseen_categories_are_listed_beside_the_known(column: str, kind: str, k
         opened(new, like=model)
 
 
+@pytest.mark.parametrize(("key", "kind"), [("batch_key", "batch"), ("labels_key", "label")])
+def test_a_column_that_the_model_needs_must_be_named(key: str, kind: str) -> None:
+    model = opened(make())
+    with pytest.raises(SchemaError, match=f"{kind} of each cell is not given, but the model knows 3"):
+        opened(make(), DataKeys(**{**vars(KEYS), key: None}), like=model)
+
+
 def test_a_missing_batch_column_is_fine_where_there_is_one_batch() -> None:
     adata = make()
     adata.obs["batch"] = "only"

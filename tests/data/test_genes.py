@@ -147,7 +147,8 @@ def test_unknown_genes_are_listed_with_the_nearest_name(cells: AnnData) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"n_top_genes": 0}, OptionError, "n_top_genes must be at least 1"),
+        ({"n_top_genes": 0}, OptionError, "n_top_genes must be a whole number of at least 1"),
+        ({"n_top_genes": "all"}, OptionError, "n_top_genes must be a whole number of at least 1"),
         ({"genes": "gene_001"}, OptionError, "list of gene names"),
         ({"genes": []}, OptionError, "list of gene names"),
         ({"batch_key": "bacth"}, SchemaError, "Did you mean 'batch'"),
@@ -226,7 +227,12 @@ def test_without_mitochondrial_genes_the_filter_warns() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"min_counts": -1}, "min_counts"), ({"max_percent_mito": 101}, "max_percent_mito"), ({"min_genes": -2}, "min_g")],
+    [
+        ({"min_counts": -1}, "min_counts"),
+        ({"min_counts": "500"}, "min_counts"),
+        ({"max_percent_mito": 101}, "max_percent_mito"),
+        ({"min_genes": -2}, "min_g"),
+    ],
 )
 def test_thresholds_out_of_range_are_named(options: dict[str, int], message: str) -> None:
     with pytest.raises(OptionError, match=message):
@@ -245,3 +251,9 @@ def test_real_cells_pass_as_their_totals_say() -> None:
     adata = pbmc()
     kept = filter_cells(adata, min_counts=600)
     assert kept.n_obs == (np.asarray(adata.X.sum(1)).ravel() >= 600).sum() < 700
+
+
+@pytest.mark.parametrize("function", [select_genes, filter_cells])
+def test_only_an_anndata_is_taken(function: object) -> None:
+    with pytest.raises(OptionError, match="adata is not an AnnData: a str"):
+        function("cells.h5ad")  # type: ignore[operator]

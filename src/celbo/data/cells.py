@@ -15,7 +15,7 @@ from celbo.data.columns import UNLABELLED, category_codes, numeric_values
 from celbo.data.counts import CountMatrix
 from celbo.data.minibatch import Minibatch
 from celbo.data.schema import DataKeys, Schema
-from celbo.errors import CategoryError, CountsError, GenesError, listed
+from celbo.errors import CategoryError, CountsError, GenesError, SchemaError, listed
 
 __all__ = ["CellData", "open_anndata"]
 
@@ -200,6 +200,9 @@ def _in_order(matrix: Any, names: tuple[str, ...], wanted: tuple[str, ...]) -> A
 def _codes(obs: pd.DataFrame, key: str | None, known: tuple[str, ...], kind: str) -> Codes:
     """Return the code of each cell's category among those known; (cells,)."""
     if key is None:  # there is one category, or labels are missing where the model knows of unlabelled cells
+        if len(known) > 1 and (kind != "label" or UNLABELLED not in known):
+            fix = f"Name the column of obs; known: {listed(known)}."
+            raise SchemaError(f"is not given, but the model knows {len(known)}", where=f"{kind} of each cell", fix=fix)
         return np.full(len(obs), known.index(UNLABELLED) if len(known) > 1 else 0, dtype=np.int64)
     codes, names = category_codes(obs[key], missing=UNLABELLED if kind == "label" else None)
     unseen = sorted(set(names) - set(known))

@@ -62,11 +62,12 @@ def select_genes(
     OptionError
         If `n_top_genes` is below 1 or `genes` is not a list of names.
     """
+    _ask_anndata(adata)
     if genes is not None:
         rank = _rank_of_given(adata.var_names, genes)
         return _mark(adata, np.isfinite(rank), rank)
-    if n_top_genes < 1:
-        raise OptionError("must be at least 1", where="n_top_genes", value=str(n_top_genes))
+    if not isinstance(n_top_genes, int | np.integer) or n_top_genes < 1:
+        raise OptionError("must be a whole number of at least 1", where="n_top_genes", value=repr(n_top_genes)[:80])
     for found in check(adata, layer=layer, batch_key=batch_key).errors:
         raise found.to_error()
     matrix, names = count_matrix_of(adata, layer)
@@ -77,6 +78,12 @@ def select_genes(
     chosen, rank = _most_variable(matrix, codes, batches, n_top_genes)
     at = pd.Index(names).get_indexer(adata.var_names)  # `raw` has genes of its own, which `var` may lack
     return _mark(adata, (at >= 0) & chosen[at], np.where(at >= 0, rank[at], np.nan))
+
+
+def _ask_anndata(adata: object) -> None:
+    if not isinstance(adata, AnnData):
+        fix = "Pass an AnnData; celbo.read makes one of a file."
+        raise OptionError("is not an AnnData", where="adata", value=f"a {type(adata).__name__}", fix=fix)
 
 
 def _mark(adata: AnnData, chosen: npt.NDArray[np.bool_], rank: Floats) -> None:
@@ -217,11 +224,13 @@ def filter_cells(
     InputError
         If no cell is left.
     """
+    _ask_anndata(adata)
     thresholds = {"min_counts": min_counts, "min_genes": min_genes, "max_percent_mito": max_percent_mito}
     asked = {name: value for name, value in thresholds.items() if value is not None}
     for name, value in asked.items():
-        if not 0 <= value <= (100 if name == "max_percent_mito" else np.inf):
-            raise OptionError("is out of range", where=name, value=str(value))
+        most = 100 if name == "max_percent_mito" else np.inf
+        if not isinstance(value, int | float | np.number) or not 0 <= value <= most:
+            raise OptionError(f"must be a number from 0 to {most}", where=name, value=repr(value)[:80])
     if not asked:
         return adata.to_memory() if adata.isbacked else adata.copy()
     matrix, names = count_matrix_of(adata, layer)

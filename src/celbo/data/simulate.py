@@ -175,31 +175,42 @@ class _Config:
 
     def check(self) -> None:
         """Raise for the first argument that is out of range."""
-        whole = ("n_cells", "n_genes", "n_batches", "n_cell_types", "n_samples_per_batch", "n_latent")
-        positive = ("library_size", "inverse_dispersion", "type_concentration")
-        spreads = (
-            "batch_effect",
-            "sample_effect",
-            "latent_effect",
-            "library_sd",
-            "batch_library_sd",
-            "expression_sd",
-            "inverse_dispersion_sd",
-        )
-        low, high = self.log2_fold_change_range
-        n_sums = self.n_samples * self.n_cell_types
-        rules = [
-            *((name, getattr(self, name) >= 1, "must be at least 1") for name in whole),
-            *((n, v is None or v > 0, "must be over 0") for n in positive for v in [getattr(self, n)]),
-            *((name, getattr(self, name) >= 0, "must not be negative") for name in spreads),
-            ("de_fraction", 0 <= self.de_fraction <= 1, "must be from 0 to 1"),
-            ("zero_inflation", 0 <= self.zero_inflation < 1, "must be from 0 to below 1"),
-            ("log2_fold_change_range", 0 <= low <= high, "must ascend from 0 or more"),
-            ("n_genes", self.n_genes > n_sums, f"must be over samples x cell types ({n_sums})"),
-        ]
-        for name, holds, what in rules:
+        whole = ("n_cells", "n_genes", "n_batches", "n_cell_types", "n_samples_per_batch", "n_latent", "seed")
+        for name, value in asdict(self).items():
+            kind = "a whole number" if name in whole else "a number"
+            numbers = [value]
+            if name == "log2_fold_change_range":
+                kind = "a pair of numbers"
+                numbers = list(value) if isinstance(value, tuple | list) and len(value) == 2 else [None]
+            elif name == "type_concentration" and value is None:
+                continue
+            if not all(_is_number(number, whole=name in whole) for number in numbers):
+                raise OptionError(f"must be {kind}", where=name, value=repr(value)[:80])
+        for name, holds, what in self._rules():
             if not holds:
                 raise OptionError(what, where=name, value=str(getattr(self, name)))
+
+    def _rules(self) -> Iterator[tuple[str, bool, str]]:
+        """Yield each argument, whether it is in its range, and what the range is."""
+        for name in ("n_cells", "n_batches", "n_cell_types", "n_samples_per_batch", "n_latent"):
+            yield name, getattr(self, name) >= 1, "must be at least 1"
+        n_sums = self.n_samples * self.n_cell_types
+        yield "n_genes", self.n_genes > n_sums, f"must be over samples x cell types ({n_sums})"
+        for name in ("library_size", "inverse_dispersion"):
+            yield name, getattr(self, name) > 0, "must be over 0"
+        yield "type_concentration", self.type_concentration is None or self.type_concentration > 0, "must be over 0"
+        spreads = ("batch_effect", "sample_effect", "latent_effect", "library_sd", "batch_library_sd", "expression_sd")
+        for name in ("seed", *spreads, "inverse_dispersion_sd"):
+            yield name, getattr(self, name) >= 0, "must not be negative"
+        yield "de_fraction", 0 <= self.de_fraction <= 1, "must be from 0 to 1"
+        yield "zero_inflation", 0 <= self.zero_inflation < 1, "must be from 0 to below 1"
+        low, high = self.log2_fold_change_range
+        yield "log2_fold_change_range", 0 <= low <= high, "must ascend from 0 or more"
+
+
+def _is_number(value: object, *, whole: bool) -> bool:
+    kinds = (int, np.integer) if whole else (int, float, np.number)
+    return isinstance(value, kinds) and bool(np.isfinite(value))
 
 
 @dataclass(frozen=True, eq=False)
