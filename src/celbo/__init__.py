@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+# OpenMP's threads wait by spinning; on a shared machine that makes a step tens of times slower (docs/decisions.md).
+# Read when torch is first imported; a value that the user has set wins.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _WHERE = {
     "read": "celbo.data.read",

@@ -67,6 +67,8 @@ class Model(Generic[ConfigT]):
         keys, given = _split_options(type(self).__name__, self.config_class, options)
         checked = replace(config or self.config_class(), **given)  # type: ignore[type-var]
         check_config(checked)
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+            raise OptionError("is not a whole number from 0 on", where=f"seed={seed!r}")
         require_counts = getattr(checked, "likelihood", "nb") != "normal"
         data = open_anndata(adata, keys, require_counts=require_counts)
         self._bind(checked, data.schema, seed, data, weakref.ref(adata))
@@ -429,7 +431,7 @@ class CountModel(Model[ConfigT]):
         give_mean: bool = True,
         seed: int | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Return the library size of each cell in counts, (cells,): the observed one, or the posterior's mean or draw."""
+        """Return the library size of each cell in counts, (cells,): observed, or the mean or a draw of q(l | x)."""
         from celbo.posterior.latent import latent_library_size
 
         data, index = self._asked(adata, indices)
