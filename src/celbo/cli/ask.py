@@ -1,0 +1,127 @@
+"""celbo latent, de and denoise: what one asks of a saved model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from celbo.cli.options import DEFAULT_LOG, LogOptions, logged
+from celbo.pipeline.ask import Asked, compare_groups, latent_table, write_denoised
+from celbo.pipeline.config import read_genes
+from celbo.results import write_frame
+
+__all__ = ["de", "denoise", "latent"]
+
+Log = Annotated[LogOptions, Parameter(name="*")]
+
+
+def latent(model: Path, *data: str, out: Path = Path("latent.csv"), log: Log = DEFAULT_LOG) -> int:
+    """Write the latent state of each cell as a table.
+
+    Parameters
+    ----------
+    model
+        Folder of a model or of a run.
+    data
+        Files of counts; by default the cells of the run.
+    out
+        Table to write: .csv, .tsv or .parquet.
+    log
+        See `LogOptions`.
+    """
+    with logged(log):
+        write_frame(latent_table(Asked.open(model, data)), out)
+    print(out)
+    return 0
+
+
+def de(
+    model: Path,
+    *data: str,
+    groupby: str,
+    group1: str | None = None,
+    group2: str | None = None,
+    n_samples: int = 5000,
+    seed: int = 0,
+    out: Path = Path("de.csv"),
+    log: Log = DEFAULT_LOG,
+) -> int:
+    """Write the genes that groups of cells express differently, by the model's posterior: P(rho_1 > rho_2).
+
+    Parameters
+    ----------
+    model
+        Folder of a model or of a run.
+    data
+        Files of counts; by default the cells of the run.
+    groupby
+        Column of obs with the groups.
+    group1
+        The group of interest; by default each group in turn, against all others.
+    group2
+        The group to compare it with; by default all others.
+    n_samples
+        Draws from each group.
+    seed
+        Seed of the draws.
+    out
+        Table to write: .csv, .tsv or .parquet.
+    log
+        See `LogOptions`.
+    """
+    with logged(log):
+        asked = Asked.open(model, data)
+        found = compare_groups(asked, groupby, group1=group1, group2=group2, n_samples=n_samples, seed=seed)
+        write_frame(found, out)
+    print(out)
+    return 0
+
+
+def denoise(
+    model: Path,
+    *data: str,
+    out: Path = Path("denoised.h5ad"),
+    genes: Path | None = None,
+    transform_batch: tuple[str, ...] = (),
+    library_size: float | Literal["latent"] = 1.0,
+    n_samples: int = 1,
+    seed: int = 0,
+    log: Log = DEFAULT_LOG,
+) -> int:
+    """Write the expected expression of each gene in each cell, streamed to a file.
+
+    Parameters
+    ----------
+    model
+        Folder of a model or of a run.
+    data
+        Files of counts; by default the cells of the run.
+    out
+        File to write: .h5ad, .npy or .h5.
+    genes
+        File with the genes to write, one name a line; by default all that the model knows.
+    transform_batch
+        Batch to decode as; given several times, their average. By default each cell's own.
+    library_size
+        What the shares are multiplied by; "latent" is each cell's own library size.
+    n_samples
+        Draws of the latent state, averaged.
+    seed
+        Seed of the draws.
+    log
+        See `LogOptions`.
+    """
+    with logged(log):
+        write_denoised(
+            Asked.open(model, data),
+            out,
+            genes=None if genes is None else read_genes(genes),
+            transform_batch=transform_batch,
+            library_size=library_size,
+            n_samples=n_samples,
+            seed=seed,
+        )
+    print(out)
+    return 0

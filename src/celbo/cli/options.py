@@ -1,0 +1,136 @@
+"""What all commands share: where options come from, and how a command tells what it does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from cyclopts import Parameter, Token
+
+from celbo.errors import OptionError
+
+if TYPE_CHECKING:
+    from cyclopts import App, ArgumentCollection
+    from cyclopts.argument import Argument
+
+__all__ = ["DEFAULT_LOG", "LogOptions", "Switch", "complete", "logged", "table"]
+
+
+Switch = Annotated[bool, Parameter(negative=())]
+"""A flag that is given or not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """What a command tells while it works."""
+
+    quiet: Switch = False
+    """Tell nothing but warnings, errors and the result."""
+    log_json: Switch = False
+    """Log one JSON object a line, for programs to read."""
+
+
+DEFAULT_LOG = LogOptions()
+
+
+def complete(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Take what no flag gives from the file of --config: a flag wins over the file, the file over the default.
+
+    With --resume alone, the file is the `run.toml` of the run that is resumed.
+    """
+    by_name = {argument.name.removeprefix("--").replace("-", "_"): argument for argument in arguments}
+    for argument in by_name.values():
+        _keep_numbers(argument)
+    file = _file_of_options(by_name)
+    if file is None:
+        return
+    from celbo.pipeline.config import read_toml
+
+    for name, value in read_toml(file).items():
+        wanting = by_name.get(name)
+        if wanting is not None and not wanting.tokens:
+            wanting.append(Token(keyword=wanting.name, source=str(file), implicit_value=value))
+
+
+def _keep_numbers(argument: Argument) -> None:
+    """Read whole numbers as such: "3" for a share or a number is 3, and 0.5 is no whole number."""
+    kinds = set(get_args(argument.hint)) or {argument.hint}
+    if int not in kinds:
+        return
+    for i, token in enumerate(argument.tokens):
+        if not token.value or token.value.lower() in {"none", "null"}:
+            continue
+        argument.tokens[i] = token.evolve(implicit_value=_number(token, float in kinds), value="")
+
+
+def _number(token: Token, may_be_float: bool) -> int | float:
+    for kind in (int, float) if may_be_float else (int,):
+        try:
+            return kind(token.value)
+        except ValueError:
+            continue
+    what = "number" if may_be_float else "whole number"
+    raise OptionError(f"is not a {what}", where=str(token.keyword), value=repr(token.value))
+
+
+def _file_of_options(arguments: dict[str, Argument]) -> Path | None:
+    """Return the file that --config names, or the options of the run to resume."""
+    named, resumed, out = (arguments.get(name) for name in ("config", "resume", "out"))
+    if named is not None and named.tokens:
+        return Path(named.tokens[-1].value)
+    if resumed is not None and resumed.tokens and resumed.tokens[-1].implicit_value is True and out and out.tokens:
+        file = Path(out.tokens[-1].value) / "run.toml"
+        return file if file.exists() else None
+    return None
+
+
+class _Plain(logging.Formatter):
+    """A time and the message; warnings are marked."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return f"{clock} {mark}{record.getMessage()}"
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line: time, level, from, message, and the numbers of a step."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "from": record.name,
+            "message": record.getMessage(),
+        }
+        entry |= {name: getattr(record, name) for name in ("step", "seconds") if hasattr(record, name)}
+        return json.dumps(entry)
+
+
+@contextmanager
+def logged(options: LogOptions) -> Iterator[None]:
+    """Show celbo's log on standard error while a command works."""
+    logger, handler = logging.getLogger("celbo"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if options.log_json else _Plain())
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if options.quiet else logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Return name and value in two columns."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

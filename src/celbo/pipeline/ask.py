@@ -1,0 +1,176 @@
+"""What one asks of a saved model from the command line: latent states, comparisons of groups, expected expression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from celbo import results
+from celbo.data.read import read
+from celbo.errors import OptionError, listed
+from celbo.models.base import batch_codes, gene_positions
+from celbo.models.scvi import SCVI
+from celbo.models.store import load
+from celbo.pipeline.steps import BUILT_IN, column_of, markers_of
+from celbo.posterior.differential import probability_of_higher_expression
+from celbo.posterior.expression import normalized_expression, write_expression
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["Asked", "compare_groups", "latent_table", "write_denoised"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A saved model with cells."""
+
+    model: SCVI
+    adata: AnnData
+
+    @classmethod
+    def open(cls, model: str | Path, data: Sequence[str]) -> Asked:
+        """Load a model, or the model in the folder of a run, and bind cells to it.
+
+        Parameters
+        ----------
+        model
+            Folder of a model or of a run.
+        data
+            Files of counts; none takes the `result.h5ad` of the run.
+
+        Raises
+        ------
+        OptionError
+            If no file is named and the folder is not that of a run.
+        InputError
+            If the model or the files cannot be read, or do not fit each other.
+        """
+        folder = Path(model)
+        names = list(data) or [str(folder / "result.h5ad")]
+        if not data and not (folder / "result.h5ad").exists():
+            raise OptionError("are missing", where="the cells", fix="Name a file of counts after the model.")
+        if not (folder / "model.json").exists() and (folder / "model" / "model.json").exists():
+            folder = folder / "model"
+        adata = BUILT_IN[names[0]]() if names[0] in BUILT_IN else read(names if len(names) > 1 else names[0])
+        loaded = load(folder, adata)
+        assert isinstance(loaded, SCVI)
+        return cls(loaded, adata)
+
+
+def latent_table(asked: Asked) -> pd.DataFrame:
+    """Return the latent state of each cell, (cells, latent), indexed by cell names."""
+    latent = asked.model.get_latent_representation()
+    names = [f"latent_{i + 1}" for i in range(latent.shape[1])]
+    return pd.DataFrame(latent, index=pd.Index(asked.adata.obs_names.astype(str), name="cell"), columns=names)
+
+
+def compare_groups(
+    asked: Asked,
+    groupby: str,
+    *,
+    group1: str | None = None,
+    group2: str | None = None,
+    n_samples: int = 5000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare groups of cells gene by gene: P(rho_1 > rho_2), see `celbo.posterior.differential`.
+
+    Parameters
+    ----------
+    asked
+        The model with the cells.
+    groupby
+        Column of `obs` with the groups.
+    group1, group2
+        The two groups to compare; without group2, group1 against all other cells; without both, each group against
+        all others.
+    n_samples
+        Draws from each group.
+    seed
+        Seed of the draws.
+
+    Raises
+    ------
+    SchemaError
+        If there is no such column.
+    OptionError
+        If there is no such group.
+    """
+    column = column_of(asked.adata, groupby)
+    if group1 is None:
+        if group2 is not None:
+            raise OptionError("needs --group1 beside it", where="--group2", value=repr(group2))
+        return markers_of(asked.model, column, n_samples=n_samples, seed=seed)
+    names = column.astype(object).where(column.notna(), None).map(lambda name: None if name is None else str(name))
+    one = _members(names, groupby, group1)
+    other = np.setdiff1d(np.flatnonzero(names.notna()), one) if group2 is None else _members(names, groupby, group2)
+    data = asked.model.data
+    assert data is not None  # it was loaded with cells
+    return probability_of_higher_expression(
+        asked.model.network, data, one, other, names=(group1, group2 or "rest"), n_samples=n_samples, seed=seed
+    )
+
+
+def _members(names: pd.Series[Any], groupby: str, group: str) -> Any:
+    """Return the positions of the cells of a group."""
+    found = np.flatnonzero((names == group).to_numpy())
+    if not len(found):
+        known = listed(sorted(set(names.dropna())))
+        raise OptionError("is not a group", where=repr(group), fix=f"Column {groupby!r} has {known}.")
+    return found
+
+
+def write_denoised(
+    asked: Asked,
+    path: Path,
+    *,
+    genes: Sequence[str] | None = None,
+    transform_batch: Sequence[str] = (),
+    library_size: float | Literal["latent"] = 1.0,
+    n_samples: int = 1,
+    seed: int = 0,
+) -> Path:
+    """Stream the expected expression of each gene in each cell into a file, with bounded memory.
+
+    Parameters
+    ----------
+    asked
+        The model with the cells.
+    path
+        .h5ad (with `obs` and the gene names), .npy or .h5.
+    genes
+        Names of the genes; None is all that the model knows.
+    transform_batch
+        Batches to decode as, averaged; none is each cell's own.
+    library_size
+        What the shares are multiplied by; "latent" is each cell's own library size.
+    n_samples
+        Draws of the latent state, averaged.
+    seed
+        Seed of the draws.
+    """
+    model = asked.model
+    assert model.data is not None  # it was loaded with cells
+    chosen = gene_positions(genes, model.schema)
+    codes = batch_codes(list(transform_batch), model.schema) if transform_batch else None
+    index = np.arange(model.data.n_cells)
+    if path.suffix.lower() != ".h5ad":
+        return write_expression(
+            model.network, model.data, index, path, genes=chosen, transform_batch=codes,
+            library_size=library_size, n_samples=n_samples, seed=seed,
+        )  # fmt: skip
+    names = np.asarray(model.schema.genes)
+    var = pd.DataFrame(index=pd.Index(names if chosen is None else names[chosen]))
+    note = {"values": "expected expression", "library_size": str(library_size), "seed": seed}
+    with results.write_matrix_h5ad(path, obs=asked.adata.obs, var=var, note=note) as write:
+        normalized_expression(
+            model.network, model.data, index, genes=chosen, transform_batch=codes,
+            library_size=library_size, n_samples=n_samples, seed=seed, out=write,
+        )  # fmt: skip
+    return path

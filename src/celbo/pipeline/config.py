@@ -1,0 +1,354 @@
+"""The options of a run: frozen dataclasses with one help line a field, and TOML in and out.
+
+The command line is made from these classes and `run.toml` is written from them, so that the three cannot drift. Option
+names are unique over all sections: on the command line they stand flat (`--n-latent 20`), in TOML in the table of their
+section (`[scvi] n_latent = 20`) or flat at the top of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from cyclopts import Group, Parameter
+
+from celbo.data.schema import DataKeys
+from celbo.errors import OptionError, listed, nearest
+from celbo.models.scvi import SCVIConfig
+from celbo.training.plan import TrainConfig
+
+__all__ = ["GraphConfig", "Option", "RunConfig", "SelectionConfig", "TrainRunConfig"]
+
+_GROUPS = {
+    name: Group(name, sort_key=i)
+    for i, name in enumerate(("Data", "Genes and cells", "Model", "Training", "Clusters, maps and markers"), 1)
+}
+"""Headings of the help, in order."""
+
+
+MADE_BY = "made_by"
+"""The table of `run.toml` that says what made it; it holds no options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """Which genes and cells the model is trained on."""
+
+    n_top_genes: int = 2000
+    """Highly variable genes to train on; 0 is all genes."""
+    genes: str | None = None
+    """File with the genes to train on, one name a line, instead of the highly variable ones."""
+    min_counts: int | None = None
+    """Leave out cells with fewer counts."""
+    min_genes: int | None = None
+    """Leave out cells with fewer genes that have a count."""
+    max_percent_mito: float | None = None
+    """Leave out cells with more than this percentage of their counts in mitochondrial genes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphConfig:
+    """What is computed from the latent space."""
+
+    n_neighbors: int = 15
+    """Neighbours of each cell in the graph that Leiden and UMAP use."""
+    resolution: float = 1.0
+    """Resolution of Leiden: larger gives more clusters."""
+    min_dist: float = 0.3
+    """Smallest distance between points in the UMAP."""
+    n_markers: int = 100
+    """Genes kept for each cluster in the table of markers; 0 is all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRunConfig:
+    """Everything from the file to the trained model."""
+
+    data: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
+    """Files of counts; several are joined on their shared genes."""
+    out: str | None = None
+    """Folder to write to."""
+    model: Literal["scvi"] = "scvi"
+    """Model to train."""
+    seed: int = 0
+    """Seed of everything that is random."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda, cuda:1, mps."""
+    keys: Annotated[DataKeys, Parameter(name="*", group=_GROUPS["Data"])] = field(default_factory=DataKeys)
+    """Where in the file the model finds what it needs."""
+    selection: Annotated[SelectionConfig, Parameter(name="*", group=_GROUPS["Genes and cells"])] = field(
+        default_factory=SelectionConfig
+    )
+    """Which genes and cells the model is trained on."""
+    scvi: Annotated[SCVIConfig, Parameter(name="*", group=_GROUPS["Model"])] = field(default_factory=SCVIConfig)
+    """The model."""
+    train: Annotated[TrainConfig, Parameter(name="*", group=_GROUPS["Training"])] = field(default_factory=TrainConfig)
+    """How it is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TrainRunConfig):
+    """Every option of `celbo run`."""
+
+    graph: Annotated[GraphConfig, Parameter(name="*", group=_GROUPS["Clusters, maps and markers"])] = field(
+        default_factory=GraphConfig
+    )
+    """What is computed from the latent space."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: where it belongs and what it may hold."""
+
+    section: str | None
+    """Table in TOML; None is the top of the file."""
+    name: str
+    hint: Any
+    default: Any
+
+
+Config = TypeVar("Config", bound=TrainRunConfig)
+
+
+def options_of(kind: type[TrainRunConfig] = RunConfig) -> dict[str, Option]:
+    """Return every option of a configuration by its name, which is unique over all sections."""
+    return {option.name: option for option in _options(kind, kind(), None)}
+
+
+def _options(kind: type, defaults: object, section: str | None) -> Iterator[Option]:
+    hints = get_type_hints(kind)
+    for item in fields(kind):
+        value, hint = getattr(defaults, item.name), hints[item.name]
+        if is_dataclass(hint) and isinstance(hint, type):
+            yield from _options(hint, value, item.name)
+        else:
+            yield Option(section, item.name, hint, value)
+
+
+def flat(config: TrainRunConfig) -> dict[str, Any]:
+    """Return the values of all options by name."""
+    sections = {name: getattr(config, name) for name in _sections(type(config))}
+    return {
+        name: getattr(sections[option.section] if option.section else config, name)
+        for name, option in options_of(type(config)).items()
+    }
+
+
+def build(kind: type[Config], values: Mapping[str, Any], *, where: str = "the options") -> Config:
+    """Build a configuration from options by name; those not given take their defaults.
+
+    Parameters
+    ----------
+    kind
+        The class to build.
+    values
+        Values by option name, flat over all sections.
+    where
+        What errors call the place the values came from.
+
+    Raises
+    ------
+    OptionError
+        If a name or a value is impossible; an unknown name is answered with the nearest one.
+    """
+    known = options_of(kind)
+    by_section: dict[str | None, dict[str, Any]] = {None: {}}
+    for name, value in values.items():
+        option = _known(name, known, where)
+        by_section.setdefault(option.section, {})[name] = coerced(value, option.hint, where=where, name=name)
+    sections = {name: made(**by_section.get(name, {})) for name, made in _sections(kind).items()}
+    return kind(**by_section[None], **sections)
+
+
+def _sections(kind: type[TrainRunConfig]) -> dict[str, type]:
+    """Return the class of each section, by name."""
+    return {name: hint for name, hint in get_type_hints(kind).items() if is_dataclass(hint) and isinstance(hint, type)}
+
+
+def _known(name: str, known: Mapping[str, Option], where: str) -> Option:
+    if name not in known:
+        raise OptionError("has an unknown key", where=where, value=repr(name), fix=nearest(name, known))
+    return known[name]
+
+
+def different(one: TrainRunConfig, other: TrainRunConfig) -> list[str]:
+    """Return the names of the options in which two configurations differ."""
+    ours, theirs = flat(one), flat(other)
+    return [name for name in ours if ours[name] != theirs.get(name)]
+
+
+# ---------------------------------------------------------------------------------------------------------- values
+
+
+def coerced(value: object, hint: Any, *, where: str, name: str) -> Any:
+    """Return a TOML value as the type of its option; "none" is None where the option may be None.
+
+    Raises
+    ------
+    OptionError
+        If it is none of the types the option may have.
+    """
+    for kind in _kinds(hint):
+        if (found := _as(value, kind)) is not _NOT:
+            return found
+    allowed = ", ".join(_shown(kind) for kind in _kinds(hint))
+    raise OptionError(f"has an impossible value for {name!r}", where=where, value=repr(value), fix=f"Give {allowed}.")
+
+
+_NOT = object()
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, None first and integers before floats, or the type itself."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(sorted(members, key=lambda kind: [NoneType, bool, int, float].index(kind) if kind in _ORDERED else 9))
+
+
+_ORDERED = (NoneType, bool, int, float)
+
+
+def _as(value: object, kind: Any) -> Any:
+    """Return the value as one plain type, or `_NOT`."""
+    if get_origin(kind) is Literal:
+        return value if value in get_args(kind) else _NOT
+    if get_origin(kind) is tuple:
+        return _as_tuple(value, get_args(kind))
+    if kind is NoneType:
+        return None if value is None or value == "none" else _NOT
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) else _NOT
+
+
+def _as_tuple(value: object, kinds: tuple[Any, ...]) -> Any:
+    """Return a list as a tuple of any length (kinds are a type and ...) or of one of each kind."""
+    if not isinstance(value, (list, tuple)):
+        return _NOT
+    wanted = [kinds[0]] * len(value) if kinds[1:] == (...,) else list(kinds)
+    if len(wanted) != len(value):
+        return _NOT
+    items = tuple(_as(item, kind) for item, kind in zip(value, wanted, strict=True))
+    return _NOT if any(item is _NOT for item in items) else items
+
+
+def _shown(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(value) for value in get_args(kind))
+    names = {NoneType: '"none"', int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+    return names.get(kind, "a list")
+
+
+# ------------------------------------------------------------------------------------------------------------ TOML
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read the options of a TOML file by name, checked and in their types.
+
+    Parameters
+    ----------
+    path
+        A file with options in the tables of their sections, or flat at the top; the table `made_by` is passed over.
+
+    Raises
+    ------
+    OptionError
+        If the file is missing or is not TOML, or if a key or a value is impossible.
+    """
+    where, known = f"{path}", options_of()
+    values: dict[str, Any] = {}
+    for name, value in _parsed(path).items():
+        if name == MADE_BY:
+            continue
+        inner = value if isinstance(value, dict) else {name: value}
+        section = name if isinstance(value, dict) else None
+        if section is not None and section not in _sections(RunConfig):
+            raise OptionError(
+                "has an unknown table", where=where, value=f"[{name}]", fix=nearest(name, _sections(RunConfig))
+            )
+        for key, given in inner.items():
+            option = _known(key, {k: o for k, o in known.items() if section in (None, o.section)}, where)
+            values[key] = coerced(given, option.hint, where=where, name=key)
+    return values
+
+
+def made_by(path: str | Path) -> dict[str, Any]:
+    """Return what a `run.toml` says of its making: versions, and whether the run came to its end."""
+    found = _parsed(path).get(MADE_BY, {})
+    return found if isinstance(found, dict) else {}
+
+
+def _parsed(path: str | Path) -> dict[str, Any]:
+    try:
+        with Path(path).open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise OptionError(
+            "cannot be read", where=f"{path}", value=str(error.strerror), fix="Check --config."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError("is not TOML", where=f"{path}", value=str(error), fix="Check the file.") from error
+
+
+def to_toml(config: TrainRunConfig, *, made: Mapping[str, Any] | None = None) -> str:
+    """Return all options as TOML, each section a table; None where it is the default is left out.
+
+    Parameters
+    ----------
+    config
+        The options.
+    made
+        The table `made_by`: plain values by name.
+    """
+    tables: dict[str | None, list[str]] = {None: []}
+    values = flat(config)
+    for name, option in options_of(type(config)).items():
+        if values[name] is not None or option.default is not None:
+            tables.setdefault(option.section, []).append(f"{name} = {_toml_value(values[name])}")
+    if made:
+        tables[MADE_BY] = [f"{name} = {_toml_value(value)}" for name, value in made.items()]
+    parts = ["\n".join([f"[{section}]"] * (section is not None) + lines) for section, lines in tables.items() if lines]
+    return "\n\n".join(parts) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    # JSON's escapes are TOML's, but for the delete character, which TOML wants escaped.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007F")
+
+
+def read_genes(path: str | Path) -> list[str]:
+    """Read gene names, one a line; empty lines and lines that begin with # are passed over.
+
+    Raises
+    ------
+    OptionError
+        If the file cannot be read or holds no name.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            "cannot be read", where=f"genes file {path}", value=str(error), fix="Check --genes."
+        ) from error
+    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not names:
+        raise OptionError("holds no gene name", where=f"genes file {path}", fix="Give one name a line.")
+    if len(set(names)) < len(names):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        raise OptionError(
+            "names genes twice", where=f"genes file {path}", value=listed(twice), fix="Give each name once."
+        )
+    return names

@@ -1,0 +1,156 @@
+"""The folder of a run: what may be in it, how it is opened anew, replaced or continued."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from celbo import results
+from celbo.errors import ModelFileError, OptionError, listed
+from celbo.files import atomic_text, remove_temporary
+from celbo.pipeline.config import TrainRunConfig, build, different, made_by, read_toml, to_toml
+
+if TYPE_CHECKING:
+    from celbo.training.engine import FitResult
+
+__all__ = ["RunFolder"]
+
+ConfigT = TypeVar("ConfigT", bound=TrainRunConfig)
+_OWN_FILES = ("run.toml", "result.h5ad", "report.html", "celbo_mqc.json", "celbo_elbo_mqc.json", "versions.yml")
+_OWN_FOLDERS = ("model", "tables", "checkpoint")
+
+
+@dataclass(frozen=True)
+class RunFolder(Generic[ConfigT]):
+    """A folder that belongs to one run, with the options of that run."""
+
+    path: Path
+    config: ConfigT
+
+    @classmethod
+    def open(cls, config: ConfigT, *, resume: bool = False, force: bool = False) -> RunFolder[ConfigT]:
+        """Make the folder that `config.out` names, or continue or replace the run that is in it.
+
+        Parameters
+        ----------
+        config
+            The options; paths of data are made absolute, so that `run.toml` works from anywhere.
+        resume
+            Continue the run in the folder, with its own options; options that differ from these are an error.
+        force
+            Remove what an earlier run left there, and nothing else.
+
+        Raises
+        ------
+        OptionError
+            If no folder is named, if it holds something else than a run, or a run that may not be replaced.
+        """
+        if not config.out:
+            raise OptionError("is missing", where="the folder to write to", fix="Give --out DIR (out= in Python).")
+        path = Path(config.out)
+        config = replace(config, out=str(path.resolve()), data=tuple(_absolute(name) for name in config.data))
+        there = _state(path)
+        if there == "run" and resume:
+            config = _continued(path, config)
+        elif there == "run" and force:
+            _remove_run(path)
+        elif there != "empty":
+            raise _refusal(path, there)
+        (path / "tables").mkdir(parents=True, exist_ok=True)
+        remove_temporary(path)
+        folder = cls(path, config)
+        folder.write_options({"finished": False})
+        return folder
+
+    @property
+    def model(self) -> Path:
+        """Folder of the trained model."""
+        return self.path / "model"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the checkpoints, there while training goes on."""
+        return self.path / "checkpoint"
+
+    def table(self, name: str) -> Path:
+        """Return the path of a table, without ending."""
+        return self.path / "tables" / name
+
+    def write_options(self, made: Mapping[str, Any], *, fitted: FitResult | None = None) -> None:
+        """Write `run.toml`: every option, and in the table `made_by` the versions and `made`.
+
+        Parameters
+        ----------
+        made
+            Further entries of `made_by`.
+        fitted
+            What training decided: its resolved plan takes the place of the one given.
+        """
+        config = self.config if fitted is None else replace(self.config, train=fitted.plan)
+        head = "# Every option of this run. The same result again: celbo run --config run.toml --out NEW\n\n"
+        versions = {name.replace("-", "_"): version for name, version in results.versions().items()}
+        atomic_text(self.path / "run.toml", head + to_toml(config, made={**made, **versions}))
+
+    def finish(self, fitted: FitResult | None) -> None:
+        """Write the last files: the resolved options and the versions."""
+        results.write_versions(self.path / "versions.yml", "celbo run")
+        self.write_options({"finished": True}, fitted=fitted)
+
+
+def _absolute(name: str) -> str:
+    return name if name.startswith("demo:") else str(Path(name).resolve())
+
+
+def _state(path: Path) -> str:
+    """Return "empty", "run", "other" or "file"."""
+    if path.exists() and not path.is_dir():
+        return "file"
+    if not path.exists() or not any(path.iterdir()):
+        return "empty"
+    try:
+        return "run" if made_by(path / "run.toml") else "other"
+    except OptionError:
+        return "other"
+
+
+def _refusal(path: Path, there: str) -> OptionError:
+    where = f"the folder {str(path)!r}"
+    if there == "run":
+        fix = "Continue it with --resume, replace it with --force, or choose another --out."
+        return OptionError("holds a run of celbo already", where=where, fix=fix)
+    if there == "file":
+        return OptionError("is a file", where=f"{str(path)!r}", fix="Choose a folder with --out.")
+    fix = "Choose another --out; nothing in it was touched."
+    return OptionError("is not empty and holds no run of celbo", where=where, fix=fix)
+
+
+def _continued(path: Path, config: ConfigT) -> ConfigT:
+    """Return the options of the run in the folder, once those given are known to be the same."""
+    where = f"{path / 'run.toml'}"
+    saved = build(type(config), {**read_toml(path / "run.toml")}, where=where)
+    started = replace(saved, out=config.out)
+    # None means "decide for me": a finished training has put its decisions there.
+    undecided = {name for name, value in vars(config.train).items() if value is None}
+    changed = [name for name in different(config, started) if name not in undecided]
+    if changed:
+        raise OptionError(
+            "was started with other options",
+            where=f"the run in {str(path)!r}",
+            value=listed(changed),
+            fix="Resume it with the same ones, or start a new run with another --out.",
+        )
+    return started
+
+
+def _remove_run(path: Path) -> None:
+    try:
+        for name in _OWN_FILES:
+            (path / name).unlink(missing_ok=True)
+        for name in _OWN_FOLDERS:
+            if (path / name).exists():
+                shutil.rmtree(path / name)
+    except OSError as error:
+        raise ModelFileError("cannot be replaced", where=f"the run in {str(path)!r}", value=str(error)) from error

@@ -1,0 +1,228 @@
+"""What is made of a finished run: its numbers, its tables, and the data of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from celbo import results
+from celbo.evaluate import ari, compare_latents, nmi, predictive_check
+from celbo.files import atomic_json
+from celbo.models.scvi import SCVI
+from celbo.pipeline.config import RunConfig, flat, to_toml
+from celbo.pipeline.steps import Job, column_of, counts_of
+from celbo.report.build import Categories, DotPlot, ReportData, top_markers
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["Found", "report_data", "tables_of", "write_multiqc"]
+
+_NO_LABEL = {"", "nan", "none", "unassigned", "unknown", "unlabeled", "unlabelled"}
+_PREDICTIVE_CELLS = 5000
+_TITLES = {
+    "cells": ("Cells", "Cells the model was trained on"),
+    "genes": ("Genes", "Genes in the file"),
+    "genes_used": ("Genes used", "Genes the model was trained on"),
+    "clusters": ("Clusters", "Leiden clusters of the latent space"),
+    "held_out_elbo": ("ELBO", "Held-out evidence lower bound, nats per cell"),
+    "ari": ("ARI", "Adjusted Rand index of the clusters against the known labels"),
+    "ilisi": ("iLISI", "Batch mixing of the latent space, 0 to 1"),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run found."""
+
+    adata: AnnData
+    model: SCVI
+    markers: pd.DataFrame
+    config: RunConfig
+    batch: Categories | None
+    labels: Categories | None
+    clusters: Categories
+    metrics: pd.DataFrame
+    """`celbo.evaluate.compare_latents` of the principal components before and the latent space after."""
+    held_out_elbo: float | None
+    ari: float | None
+    nmi: float | None
+
+    @classmethod
+    def of(cls, adata: AnnData, model: SCVI, markers: pd.DataFrame, config: RunConfig) -> Found:
+        """Compute the numbers of a run whose slots are written."""
+        keys = config.keys
+        batch = None if keys.batch_key is None else Categories.of(keys.batch_key, column_of(adata, keys.batch_key))
+        labels = None if keys.labels_key is None else known_labels(keys.labels_key, column_of(adata, keys.labels_key))
+        clusters = Categories.of("cluster", adata.obs["leiden"])
+        held_out = model.validation_indices
+        spaces = {"before": adata.obsm["X_pca"], "after": adata.obsm["X_scvi"]}
+        codes = [None if groups is None else groups.codes for groups in (batch, labels, clusters)]
+        return cls(
+            adata=adata,
+            model=model,
+            markers=markers,
+            config=config,
+            batch=batch,
+            labels=labels,
+            clusters=clusters,
+            metrics=compare_latents(spaces, *codes, seed=config.seed),
+            held_out_elbo=float(model.get_elbo(indices=held_out)) if len(held_out) else None,
+            ari=None if labels is None else ari(labels.codes, clusters.codes),
+            nmi=None if labels is None else nmi(labels.codes, clusters.codes),
+        )
+
+    @property
+    def n_used(self) -> int:
+        """Genes the model was trained on."""
+        return self.model.schema.n_genes
+
+    def numbers(self) -> dict[str, float | int]:
+        """Return the few numbers that tell runs apart; those that there are."""
+        mixing = self.metrics.set_index("metric")["after"].get("iLISI")
+        numbers: dict[str, float | int | None] = {
+            "cells": self.adata.n_obs,
+            "genes": self.adata.n_vars,
+            "genes_used": self.n_used,
+            "clusters": len(self.clusters.names),
+            "held_out_elbo": self.held_out_elbo,
+            "ari": self.ari,
+            "ilisi": None if mixing is None else float(mixing),
+        }
+        return {name: value for name, value in numbers.items() if value is not None and np.isfinite(value)}
+
+    def note(self, command: str) -> None:
+        """Write into `uns["celbo"]` what made the result."""
+        self.adata.uns["celbo"] = {
+            "command": command,
+            "options": to_toml(self.config),
+            "versions": results.versions(),
+            "numbers": self.numbers(),
+            "slots": "X_scvi: latent state. X_umap: its map. leiden: its clusters. X_pca and X_umap_before: "
+            "log-normalised counts, without the model. highly_variable: genes the model was trained on.",
+        }
+
+
+def known_labels(title: str, column: pd.Series[Any]) -> Categories:
+    """Return the labels of a column, cells that are called unlabelled or the like as having none."""
+    names = column.astype(object)
+    none = names.isna() | names.map(lambda name: str(name).strip().casefold() in _NO_LABEL)
+    return Categories.of(title, column.where(~none))
+
+
+def tables_of(found: Found) -> dict[str, pd.DataFrame]:
+    """Return the tables of a run by name, those of cells and genes indexed by their names."""
+    adata = found.adata
+    latent = np.asarray(adata.obsm["X_scvi"])
+    cells = pd.Index(adata.obs_names.astype(str), name="cell")
+    clusters = pd.DataFrame({"leiden": adata.obs["leiden"].astype(str).to_numpy()}, index=cells)
+    clusters[["umap_1", "umap_2"]] = np.asarray(adata.obsm["X_umap"])
+    for groups in (found.batch, found.labels):
+        if groups is not None and groups.title not in clusters:
+            clusters[groups.title] = np.append(np.array(groups.names, object), None)[groups.codes]
+    names = [f"latent_{i + 1}" for i in range(latent.shape[1])]
+    return {
+        "latent": pd.DataFrame(latent, index=cells, columns=names),
+        "clusters": clusters,
+        "markers": found.markers,
+        "history": found.model.history,
+        "metrics": _metrics_table(found),
+    }
+
+
+def _metrics_table(found: Found) -> pd.DataFrame:
+    """Return the metrics of the two spaces, with the held-out ELBO."""
+    table = found.metrics.copy()
+    if found.held_out_elbo is not None:
+        meaning = "Evidence lower bound of the held-out cells, nats per cell; higher is better."
+        row = {"metric": "held-out ELBO", "kind": "model", "after": found.held_out_elbo, "meaning": meaning}
+        table.loc[len(table)] = pd.Series(row)
+    return table.set_index("metric")
+
+
+def write_multiqc(folder: Path, found: Found) -> None:
+    """Write the two files that MultiQC takes up: general statistics, and the curve of the ELBO."""
+    sample = folder.resolve().name
+    atomic_json(folder / "celbo_mqc.json", results.multiqc_general(sample, found.numbers(), _TITLES))
+    atomic_json(folder / "celbo_elbo_mqc.json", results.multiqc_lines(sample, found.model.history))
+
+
+def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
+    """Return everything that the report shows."""
+    adata, model, config = found.adata, found.model, found.config
+    counts = counts_of(adata, job.keys.layer)
+    fitted = model.fitted
+    assert fitted is not None  # a run ends with a trained model
+    genes = [str(name) for name in adata.var_names]
+    used = f"Of {found.adata.n_vars:,} genes in the file, the model knows the {found.n_used:,} it was trained on."
+    return ReportData(
+        title=_title(config),
+        source=", ".join(config.data),
+        n_cells=adata.n_obs,
+        n_genes=adata.n_vars,
+        n_genes_used=found.n_used,
+        warnings=tuple(job.warnings),
+        library=np.asarray(counts.sum(1), np.float64).ravel(),
+        detected=np.diff(counts.indptr).astype(np.float64),
+        zero_fraction=1 - np.bincount(counts.indices, minlength=counts.shape[1]) / max(1, counts.shape[0]),
+        batch=found.batch,
+        labels=found.labels,
+        clusters=found.clusters,
+        history=model.history,
+        stopped=fitted.stopped,
+        best_epoch=fitted.best_epoch,
+        held_out_elbo=found.held_out_elbo,
+        embeddings={"Before (PCA)": adata.obsm["X_umap_before"], "After (scVI)": adata.obsm["X_umap"]},
+        metrics=found.metrics,
+        ari=found.ari,
+        nmi=found.nmi,
+        predictive=_predictive(model, config.seed),
+        markers=found.markers,
+        markers_note=used if found.n_used < adata.n_vars else "",
+        dots=DotPlot.from_counts(counts, genes, found.clusters, top_markers(found.markers)),
+        command=command,
+        seed=config.seed,
+        versions=results.versions(),
+        config=_sections(config, fitted.plan.to_dict()),
+        seconds=dict(job.seconds),
+    )
+
+
+_BUILT_IN_TITLES = {
+    "demo:pbmc": "700 blood cells (celbo demo)",
+    "demo:simulated": "Simulated cells in three batches (celbo demo)",
+}
+
+
+def _title(config: RunConfig) -> str:
+    if not config.data:
+        return "AnnData"
+    first = _BUILT_IN_TITLES.get(config.data[0], Path(config.data[0]).name)
+    return first if len(config.data) == 1 else f"{first} and {len(config.data) - 1} more"
+
+
+def _sections(config: RunConfig, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options by section, training as it was resolved."""
+    sections = {
+        name: {key: getattr(value, key) for key in value.__dataclass_fields__}
+        for name, value in vars(config).items()
+        if hasattr(value, "__dataclass_fields__")
+    }
+    plain = {name: value for name, value in flat(config).items() if name in ("data", "out", "model", "seed", "device")}
+    return {"run": plain, **sections, "train": dict(plan)}
+
+
+def _predictive(model: SCVI, seed: int) -> pd.DataFrame:
+    """Compare the counts of some cells with counts drawn for them."""
+    assert model.data is not None
+    cells = np.arange(model.data.n_cells)
+    if len(cells) > _PREDICTIVE_CELLS:
+        cells = np.sort(np.random.default_rng(seed).choice(cells, _PREDICTIVE_CELLS, replace=False))
+    observed: sparse.csr_matrix = model.data.counts.to_scipy()[cells]
+    return predictive_check(observed, model.posterior_predictive_sample(indices=cells), model.schema.genes)

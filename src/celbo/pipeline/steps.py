@@ -1,0 +1,313 @@
+"""The steps of the main job: what each takes and what it leaves in the AnnData of the run."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from celbo import files, results
+from celbo.data.check import check, count_matrix_of
+from celbo.data.datasets import pbmc, simulate
+from celbo.data.genes import filter_cells, select_genes
+from celbo.data.read import read
+from celbo.data.schema import DataKeys
+from celbo.errors import CelboWarning, OptionError, SchemaError, nearest
+from celbo.models.scvi import SCVI
+from celbo.models.store import load
+from celbo.pipeline.config import RunConfig, TrainRunConfig, read_genes
+from celbo.pipeline.folder import ConfigT, RunFolder
+from celbo.posterior.differential import one_versus_rest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["BUILT_IN", "Job", "column_of", "counts_of", "embed", "markers_of", "opened", "trained"]
+
+_log = logging.getLogger("celbo.pipeline")
+
+Floats = NDArray[np.floating[Any]]
+BUILT_IN: dict[str, Callable[[], AnnData]] = {
+    "demo:pbmc": pbmc,
+    "demo:simulated": lambda: simulate(n_cells=3000, n_genes=1000, n_batches=3, n_cell_types=8, seed=0),
+}
+"""Data that come with celbo, by the name they have in place of a file."""
+_MAY_LOSE = 0.05
+"""Share of the cells that may be left out for want of counts of the chosen genes; more is an error."""
+
+
+@dataclass
+class Job(Generic[ConfigT]):
+    """One run under way."""
+
+    folder: RunFolder[ConfigT]
+    resume: bool
+    progress: bool | None
+    raw_is_x: bool = False
+    """Whether `adata.raw` was taken as the AnnData of the run, so that its counts are in `X` now."""
+    warnings: list[str] = field(default_factory=list)
+    """What the user should know, one sentence each; shown in the report."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall seconds by step."""
+
+    @property
+    def config(self) -> ConfigT:
+        """The options of the run."""
+        return self.folder.config
+
+    @property
+    def keys(self) -> DataKeys:
+        """Where the counts and columns are in the AnnData of the run."""
+        keys: DataKeys = self.config.keys
+        return replace(keys, layer=None) if self.raw_is_x else keys
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step; log its end, and what celbo warned of. The warnings of other packages are not the user's."""
+        start = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", CelboWarning)
+            yield
+        for warning in caught:
+            self.warn(str(warning.message))
+        self.seconds[name] = time.perf_counter() - start
+        _log.info("%s: %.1f s", name, self.seconds[name], extra={"step": name, "seconds": self.seconds[name]})
+
+    def warn(self, message: str) -> None:
+        """Note and log a warning, once."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            _log.warning("%s", message)
+
+
+# ------------------------------------------------------------------------------------------------- data and training
+
+
+def trained(job: Job[Any], given: AnnData | None) -> tuple[AnnData, SCVI]:
+    """Read, check, choose the genes and train.
+
+    Returns
+    -------
+    All genes of the cells kept, and the trained model.
+    """
+    with job.step("reading and checking"):
+        adata = _checked(job, _with_raw(job, opened(job.config, given)))
+    with job.step("choosing genes"):
+        adata = _select(job, adata)
+    with job.step("training"):
+        model = _model(job, adata[:, adata.var["highly_variable"].to_numpy(bool)])
+    return adata, model
+
+
+def opened(config: TrainRunConfig, given: AnnData | None) -> AnnData:
+    """Return cells that may be altered: a copy of the AnnData given, or what the files hold."""
+    if given is not None:
+        return given.to_memory() if given.isbacked else given.copy()
+    if not config.data:
+        raise OptionError("are missing", where="the data", fix="Name at least one file of counts.")
+    if len(config.data) == 1 and config.data[0] in BUILT_IN:
+        return BUILT_IN[config.data[0]]()
+    names = [str(Path(path).resolve()) for path in config.data]
+    return read(names[0] if len(names) == 1 else names)
+
+
+def _with_raw(job: Job[Any], adata: AnnData) -> AnnData:
+    """Return `adata.raw` with everything else of the cells where it holds the counts: it may have more genes."""
+    layer = job.config.keys.layer
+    if layer != "raw" or "raw" in adata.layers or adata.raw is None:
+        return adata
+    job.raw_is_x = True
+    full = adata.raw.to_adata()
+    full.var_names = full.var_names.astype(str)
+    return full
+
+
+def _checked(job: Job[Any], adata: AnnData) -> AnnData:
+    """Check the counts and the columns, note the warnings, and leave out the cells that the user asked to."""
+    config = job.config
+    choice = config.selection
+    wanted = {
+        "min_counts": choice.min_counts,
+        "min_genes": choice.min_genes,
+        "max_percent_mito": choice.max_percent_mito,
+    }
+    if any(value is not None for value in wanted.values()):
+        before = adata.n_obs
+        adata = filter_cells(adata, layer=job.keys.layer, **wanted)  # type: ignore[arg-type]
+        job.warn(f"Quality filters left out {before - adata.n_obs:,} of {before:,} cells.")
+    found = check(adata, **asdict(job.keys), require_counts=config.scvi.likelihood != "normal")
+    for finding in found.warnings:
+        job.warn(finding.message)
+    found.raise_if_bad()
+    return adata
+
+
+def _select(job: Job[Any], adata: AnnData) -> AnnData:
+    """Mark the genes to train on in `var["highly_variable"]`, and return the cells that have a count of them."""
+    choice, keys = job.config.selection, job.keys
+    if choice.genes is not None:
+        select_genes(adata, genes=read_genes(choice.genes), layer=keys.layer)
+    elif choice.n_top_genes == 0 or choice.n_top_genes >= adata.n_vars:
+        adata.var["highly_variable"] = True
+    else:
+        select_genes(adata, n_top_genes=choice.n_top_genes, batch_key=keys.batch_key, layer=keys.layer)
+    used = adata.var["highly_variable"].to_numpy(bool)
+    _log.info("%d cells, %d genes, %d of them to train on", adata.n_obs, adata.n_vars, used.sum())
+    seen = np.asarray(counts_of(adata, keys.layer)[:, used].sum(1)).ravel() != 0
+    lost = int((~seen).sum())
+    if not 0 < lost <= _MAY_LOSE * adata.n_obs:
+        return adata
+    job.warn(f"Left out {lost:,} of {adata.n_obs:,} cells: they have no count of the {used.sum():,} genes to train on.")
+    return adata[seen].copy()
+
+
+def _model(job: Job[Any], used: AnnData) -> SCVI:
+    """Train the model, or load it where an earlier part of this run has saved it."""
+    config, folder = job.config, job.folder
+    if job.resume and (folder.model / "model.json").exists():
+        loaded = load(folder.model, used)
+        assert isinstance(loaded, SCVI)
+        _log.info("the model was trained already")
+        return loaded
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CelboWarning)  # of the chosen genes; all of them were checked before
+        model = SCVI(used, config=config.scvi, seed=config.seed, **asdict(job.keys))
+    model.train(
+        config.train, device=config.device, progress=job.progress, checkpoint_dir=folder.checkpoint, resume=job.resume
+    )
+    if model.fitted is not None and model.fitted.stopped == "interrupted":
+        raise KeyboardInterrupt(
+            f"Training was interrupted; its last checkpoint is in {folder.checkpoint}. "
+            f"Continue with --resume --out {folder.path}."
+        )
+    model.save(folder.model)
+    if folder.checkpoint.exists():
+        files.remove_folder(folder.checkpoint)
+    return model
+
+
+# ------------------------------------------------------------------------------------------------- clusters and maps
+
+
+def embed(adata: AnnData, model: SCVI, job: Job[RunConfig]) -> None:
+    """Write the latent space, its clusters and map, and the map before the model, into the slots of the result."""
+    config = job.config
+    results.write_latent(adata, "X_scvi", model.get_latent_representation())
+    _neighbours(adata, "X_scvi", config)
+    _leiden(adata, config)
+    results.write_latent(adata, "X_umap", _umap(adata, config))
+    before = _before(adata, config, job.keys.layer)
+    results.write_latent(adata, "X_pca", before.obsm["X_pca"])
+    results.write_latent(adata, "X_umap_before", _umap(before, config))
+
+
+def _neighbours(adata: AnnData, slot: str, config: RunConfig) -> None:
+    import scanpy as sc
+
+    n_neighbors = max(2, min(config.graph.n_neighbors, adata.n_obs - 1))
+    sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep=slot, random_state=config.seed)
+
+
+def _leiden(adata: AnnData, config: RunConfig) -> None:
+    import scanpy as sc
+
+    sc.tl.leiden(
+        adata,
+        resolution=config.graph.resolution,
+        random_state=config.seed,
+        flavor="igraph",
+        n_iterations=2,
+        directed=False,
+        key_added="leiden",
+    )
+
+
+def _umap(adata: AnnData, config: RunConfig) -> Floats:
+    """Return the map of the neighbours' graph, (cells, 2)."""
+    import scanpy as sc
+
+    sc.tl.umap(adata, min_dist=config.graph.min_dist, random_state=config.seed)
+    return np.asarray(adata.obsm["X_umap"], np.float32)
+
+
+def _before(adata: AnnData, config: RunConfig, layer: str | None) -> AnnData:
+    """Return the principal components of log-normalised counts of the same genes, and the graph of them."""
+    import anndata
+    import scanpy as sc
+
+    counts = counts_of(adata, layer)
+    chosen = counts[:, adata.var["highly_variable"].to_numpy(bool)].astype(np.float32)
+    library = np.maximum(np.asarray(counts.sum(1), np.float64).ravel(), 1.0)
+    chosen.data = np.log1p(chosen.data * np.repeat(1e4 / library, np.diff(chosen.indptr))).astype(np.float32)
+    plain = anndata.AnnData(chosen, obs=pd.DataFrame(index=adata.obs_names))
+    n_comps = min(50, min(plain.shape) - 1)
+    sc.pp.pca(plain, n_comps=n_comps, random_state=config.seed)
+    _neighbours(plain, "X_pca", config)
+    return plain
+
+
+def counts_of(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
+    """Return the raw counts of all genes as a matrix of its own, (cells, genes)."""
+    counts = sparse.csr_matrix(count_matrix_of(adata, layer)[0], copy=True)
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    return counts
+
+
+# ------------------------------------------------------------------------------------------------------------ markers
+
+
+def column_of(adata: AnnData, name: str) -> pd.Series[Any]:
+    """Return a column of `obs`.
+
+    Raises
+    ------
+    SchemaError
+        If there is none of that name; the message names the nearest one.
+    """
+    if name not in adata.obs:
+        raise SchemaError("is not a column of obs", where=repr(name), fix=nearest(name, map(str, adata.obs.columns)))
+    column: pd.Series[Any] = adata.obs[name]
+    return column
+
+
+def markers_of(
+    model: SCVI, groups: pd.Series[Any], *, n_markers: int = 0, n_samples: int = 5000, seed: int = 0
+) -> pd.DataFrame:
+    """Return the genes that each group of cells expresses more than the others, by the model's posterior.
+
+    Parameters
+    ----------
+    model
+        A trained model with its cells.
+    groups
+        Group of each cell of the model, in their order; cells without one are left out.
+    n_markers
+        Genes kept for each group, the strongest evidence first; 0 is all.
+    n_samples
+        Draws from each group.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    The table of `celbo.posterior.differential.one_versus_rest`: one row a gene and group, index gene. Empty where there
+    are fewer than two groups.
+    """
+    if groups.dropna().nunique() < 2:
+        return pd.DataFrame({"group1": [], "group2": []}, index=pd.Index([], name="gene"))
+    data = model.data
+    assert data is not None  # a model that was trained or loaded with cells
+    table = one_versus_rest(model.network, data, groups.to_numpy(), n_samples=n_samples, seed=seed)
+    return table if n_markers == 0 else table.groupby("group1", sort=False, observed=True).head(n_markers)
