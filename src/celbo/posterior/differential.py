@@ -20,7 +20,7 @@ import pandas as pd
 from celbo.data.cells import CellData
 from celbo.errors import InputError, OptionError
 from celbo.posterior.population import Draws, apportioned, draw_scales, gene_slices, plan_draws, raw_statistics
-from celbo.posterior.stream import Network, Positions, check_batches, check_positive
+from celbo.posterior.stream import Network, Positions, check_batches, check_positive, check_seed
 
 __all__ = ["compare_scales", "default_pseudocount", "one_versus_rest", "probability_of_higher_expression"]
 
@@ -92,6 +92,7 @@ def probability_of_higher_expression(
         If a group has no cells.
     """
     check_positive("n_samples", n_samples)
+    check_seed(seed)
     populations = [np.asarray(group1, np.int64), np.asarray(group2, np.int64)]
     _require_cells(names, populations)
     batches = _batches(data, batch_correction, transform_batch)
@@ -138,6 +139,7 @@ def one_versus_rest(
         If there are fewer than two groups, or another number of cells.
     """
     check_positive("n_samples", n_samples)
+    check_seed(seed)
     names, populations = _groups(groups, data.n_cells)
     batches = _batches(data, batch_correction, transform_batch)
     draws = plan_draws(data, populations, n_samples=n_samples, batches=batches, seed=seed)

@@ -26,6 +26,7 @@ __all__ = [
     "check_batches",
     "check_genes",
     "check_positive",
+    "check_seed",
     "encoded_blocks",
     "evaluating",
     "latent_draws",
@@ -122,8 +123,7 @@ def minibatch_for(network: Network, data: CellData, index: Positions) -> Minibat
 
 def block_generator(network: Network, seed: int, block: int) -> Generator:
     """Return the noise of one block of cells: a function of seed and block, on the device of the network."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise OptionError("is not a whole number of at least 0", where=f"seed={seed!r}")
+    check_seed(seed)
     mixed = int(np.random.SeedSequence([int(seed), block]).generate_state(1, np.uint64)[0])
     return Generator(place_of(network)[0]).manual_seed(mixed)
 
@@ -194,6 +194,12 @@ def check_positive(name: str, value: int) -> None:
     """Raise unless an option is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise OptionError("is not a whole number of at least 1", where=f"{name}={value!r}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise unless a seed is a whole number of at least 0."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise OptionError("is not a whole number of at least 0", where=f"seed={seed!r}")
 
 
 def check_genes(genes: Positions | None, data: CellData) -> None:
