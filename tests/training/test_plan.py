@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def test_small_data_get_at_least_2000_steps() -> None:
 
 def test_steps_grow_with_the_cells_but_slower() -> None:
     steps = [resolve(TrainConfig(), n).max_epochs * n / resolve(TrainConfig(), n).batch_size for n in SIZES[4:8]]
-    assert all(1 < b / a < 4 for a, b in zip(steps, steps[1:], strict=False))
+    assert all(1 < b / a < 4 for a, b in itertools.pairwise(steps))
 
 
 def test_a_million_cells_take_few_epochs() -> None:

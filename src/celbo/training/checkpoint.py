@@ -28,12 +28,15 @@ from torch import Tensor
 
 from celbo.errors import CelboWarning, ModelFileError, OptionError, WriteError, listed
 from celbo.files import atomic_folder, remove_folder, remove_temporary
+from celbo.training.history import TIMING_COLUMNS
 
 __all__ = ["FORMAT_VERSION", "CheckpointFolder", "Snapshot", "check_tensors"]
 
 FORMAT_VERSION = 1
 KEEP = 2
 _TENSORS = ("weights", "best", "optimizer")
+_COUNTS = ("epoch", "step", "best_epoch", "retries")
+_COLUMNS = {"elbo_train", "elbo_validation", *TIMING_COLUMNS}
 _NAME = re.compile(r"epoch-(\d{6,})")
 _MAX_STATE_BYTES = 256 * 2**20
 
@@ -116,7 +119,7 @@ class CheckpointFolder:
         contents = {f"{name}.safetensors": _to_bytes(getattr(snapshot, name)) for name in _TENSORS}
         state = {
             "format_version": FORMAT_VERSION,
-            **{name: getattr(snapshot, name) for name in ("epoch", "step", "best_epoch", "retries")},
+            **{name: getattr(snapshot, name) for name in _COUNTS},
             "history": [{k: v if math.isfinite(v) else None for k, v in row.items()} for row in snapshot.rows],
             "identity": self._identity,
             "conditions": self._conditions,
@@ -213,7 +216,7 @@ def _short(flat: Mapping[str, Any], key: str) -> str:
 def _read(path: Path) -> tuple[Snapshot, dict[str, Any]]:
     state = _read_state(path / "state.json")
     rows = tuple({k: math.nan if v is None else float(v) for k, v in row.items()} for row in state["history"])
-    numbers: dict[str, int] = {name: state[name] for name in ("epoch", "step", "best_epoch", "retries")}
+    numbers: dict[str, int] = {name: state[name] for name in _COUNTS}
     weights, best, optimizer = (_read_tensors(path / f"{name}.safetensors", state) for name in _TENSORS)
     return Snapshot(weights, best, optimizer, rows=rows, **numbers), state
 
@@ -242,14 +245,23 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _check_fields(path: Path, state: Mapping[str, Any]) -> None:
     """Refuse what a right checksum does not rule out: a file that someone else made."""
-    counts = all(type(state.get(name)) is int for name in ("epoch", "step", "best_epoch", "retries"))
+    counts = [state.get(name) for name in _COUNTS]
+    mappings = [state.get(name) for name in ("identity", "conditions", "sha256")]
     rows = state.get("history")
-    numbers = isinstance(rows, list) and all(
-        isinstance(row, dict) and all(v is None or type(v) in {int, float} for v in row.values()) for row in rows
+    good = (
+        all(type(count) is int and count >= -1 for count in counts)
+        and all(isinstance(mapping, dict) for mapping in mappings)
+        and isinstance(rows, list)
+        and all(map(_is_row, rows))
+        and len(rows) == state["epoch"] > state["best_epoch"]
     )
-    mappings = all(isinstance(state.get(name), dict) for name in ("identity", "conditions", "sha256"))
-    if not (counts and numbers and mappings) or len(state["history"]) != state["epoch"]:
+    if not good:
         raise _damaged(path, "it lacks a part of the state, or has one of a wrong kind")
+
+
+def _is_row(row: object) -> bool:
+    numbers = isinstance(row, dict) and all(v is None or type(v) in {int, float} for v in row.values())
+    return numbers and row.keys() >= _COLUMNS  # type: ignore[attr-defined]
 
 
 def _read_tensors(path: Path, state: Mapping[str, Any]) -> Tensors:
