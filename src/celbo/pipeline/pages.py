@@ -125,7 +125,7 @@ def tables_of(found: Found) -> dict[str, pd.DataFrame]:
     clusters[["umap_1", "umap_2"]] = np.asarray(adata.obsm["X_umap"])
     for groups in (found.batch, found.labels):
         if groups is not None and groups.title not in clusters:
-            clusters[groups.title] = np.append(np.array(groups.names, object), None)[groups.codes]
+            clusters[groups.title] = np.array([*groups.names, None], object)[groups.codes]
     names = [f"latent_{i + 1}" for i in range(latent.shape[1])]
     return {
         "latent": pd.DataFrame(latent, index=cells, columns=names),

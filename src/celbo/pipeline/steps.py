@@ -144,7 +144,7 @@ def _checked(job: Job[Any], adata: AnnData) -> AnnData:
     }
     if any(value is not None for value in wanted.values()):
         before = adata.n_obs
-        adata = filter_cells(adata, layer=job.keys.layer, **wanted)  # type: ignore[arg-type]
+        adata = filter_cells(adata, layer=job.keys.layer, **wanted)
         job.warn(f"Quality filters left out {before - adata.n_obs:,} of {before:,} cells.")
     found = check(adata, **asdict(job.keys), require_counts=config.scvi.likelihood != "normal")
     for finding in found.warnings:
