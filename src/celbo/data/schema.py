@@ -76,7 +76,7 @@ class Schema:
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Schema:
         """Rebuild a schema from what `to_dict` returned."""
-        keys = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["keys"].items()}
+        keys: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["keys"].items()}
         return cls(
             features={name: tuple(values) for name, values in saved["features"].items()},
             batches=tuple(saved["batches"]),
