@@ -29,7 +29,7 @@ _WHERE = {
 }
 _MODULES = {"datasets", "errors", "evaluate", "plots"}
 
-__all__ = ["__version__", *sorted(_WHERE)]
+__all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604 - the names are strings
 
 
 def __getattr__(name: str) -> object:
