@@ -106,7 +106,8 @@ def plot_composition(
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     start = np.zeros(len(groups))
     for part, colour in enumerate(palette or category_colors(len(parts))):
-        ax.barh(np.arange(len(groups)), share[:, part], left=start, color=colour, height=0.74)
+        rows = np.flatnonzero(share[:, part])
+        ax.barh(rows, share[rows, part], left=start[rows], color=colour, height=0.74)
         start = start + share[:, part]
     for row, total in enumerate(counts.sum(1)):
         ax.annotate(

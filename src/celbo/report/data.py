@@ -13,7 +13,14 @@ from scipy import sparse
 
 from celbo.errors import InputError
 
-__all__ = ["Categories", "DotPlot", "ReportData", "top_markers"]
+__all__ = ["Categories", "DotPlot", "ReportData", "is_known", "top_markers"]
+
+_UNKNOWN = {"", "unlabelled", "unlabeled", "unknown", "unassigned", "none", "nan", "na", "n/a"}
+
+
+def is_known(category: str) -> bool:
+    """Whether a category's name says more than "not known"."""
+    return category.strip().lower() not in _UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -45,9 +52,24 @@ class Categories:
         return cls(title, np.asarray(column.cat.codes, np.int64), tuple(str(c) for c in column.cat.categories))
 
     @property
+    def known_codes(self) -> NDArray[np.int64]:
+        """The codes with -1 also for names like "unlabelled": what metrics should be given; (cells,)."""
+        known = np.array([*map(is_known, self.names), False])
+        return np.where(known[self.codes], self.codes, -1)
+
+    @property
     def sizes(self) -> NDArray[np.int64]:
         """Cells of each category, (names,)."""
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names)).astype(np.int64)
+
+    def largest(self, n: int) -> Categories:
+        """Return the n largest categories in their order, all others joined as "other"; itself if there are no more."""
+        if len(self.names) <= n:
+            return self
+        kept = np.sort(np.argsort(-self.sizes, kind="stable")[: n - 1])
+        new = np.full(len(self.names) + 1, n - 1)
+        new[kept], new[-1] = np.arange(n - 1), -1  # the last entry is what code -1 finds
+        return Categories(self.title, new[self.codes], (*[self.names[i] for i in kept], "other"))
 
 
 @dataclass(frozen=True)

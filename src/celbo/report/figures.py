@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from celbo.plots import plot_embedding
 from celbo.plots.style import ACCENT, GRID, INK, MUTED, PAPER, new_axes
-from celbo.report.data import Categories
-from celbo.report.markup import says_something, text
+from celbo.report.data import Categories, is_known
+from celbo.report.markup import text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +55,8 @@ def inline_svg(ax: Axes, name: str, label: str) -> str:
         f'<svg class="plot" role="img" aria-label="{text(label, 300)}" viewBox="0 0 {width} {height}" width="{width}">'
     )
     drawn = head + drawn[drawn.index(">") + 1 :]
-    drawn = re.sub(r' id="[a-zA-Z.]+_\d+"', "", drawn)  # matplotlib's names of groups, the same in every figure
+    used = set(re.findall(r"#([\w.-]+)", drawn))  # all other ids are matplotlib's names of groups, alike in all figures
+    drawn = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", drawn)
     for tone, variable in _TONES.items():
         drawn = drawn.replace(tone, f"var(--{variable})")
     return re.sub(r"\s*\n\s*", "\n", drawn)
@@ -118,7 +119,7 @@ def _names_on_map(where: NDArray[np.float64], names: Categories) -> str:
     for code in np.argsort(-names.sizes, kind="stable"):
         cells = where[names.codes == code]
         word = text(names.names[code], 16)
-        if not len(cells) or not says_something(names.names[code]):
+        if not len(cells) or not is_known(names.names[code]):
             continue
         wide = 13 * min(len(names.names[code]), 16) / 2 + 4
         x, y = np.median(cells, axis=0)

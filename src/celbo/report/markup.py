@@ -10,7 +10,7 @@ import numpy as np
 
 from celbo.plots.names import shown
 from celbo.plots.style import MISSING, category_colors
-from celbo.report.data import Categories
+from celbo.report.data import Categories, is_known
 from celbo.report.verdict import Verdict
 
 __all__ = [
@@ -22,12 +22,14 @@ __all__ = [
     "name",
     "number",
     "palette_of",
-    "says_something",
     "section",
     "sizes",
     "strip",
     "text",
 ]
+
+
+MISSING_MARK = 'class="card missing"'
 
 
 def text(value: object, limit: int = 200) -> str:
@@ -54,10 +56,16 @@ def as_json(value: object) -> str:
 
 
 def section(key: str, title: str, *, see: str, look: str, body: Iterable[str]) -> str:
-    """Return a section: its heading, what one sees, what to look for, and its content. All arguments are our own."""
+    """Return a section: its heading, what one sees, what to look for, and its content. All arguments are our own.
+
+    A section of which nothing could be made says so and leaves out what one would have seen.
+    """
+    parts = [b for b in body if b]
+    if all(MISSING_MARK in b for b in parts):
+        return f'<section id="{key}">\n<h2>{title}</h2>\n' + "\n".join(parts) + "\n</section>"
     return (
         f'<section id="{key}">\n<h2>{title}</h2>\n<div class="intro"><p><b>What you see.</b> {see}</p>'
-        f"<p><b>What to look for.</b> {look}</p></div>\n" + "\n".join(b for b in body if b) + "\n</section>"
+        f"<p><b>What to look for.</b> {look}</p></div>\n" + "\n".join(parts) + "\n</section>"
     )
 
 
@@ -68,7 +76,7 @@ def card(title: str, body: str, *, kind: str = "") -> str:
 
 def missing(sentence: str) -> str:
     """Return the sentence that stands where a panel would be."""
-    return f'<p class="card missing">{sentence}</p>'
+    return f"<p {MISSING_MARK}>{sentence}</p>"
 
 
 def strip(verdict: Verdict) -> str:
@@ -95,17 +103,9 @@ def legend(categories: Categories, palette: Sequence[str], limit: int = 40) -> s
     return f'<div class="legend">{"".join(items)}{f"<span>and {more} more</span>" if more > 0 else ""}</div>'
 
 
-_UNKNOWN = {"", "unlabelled", "unlabeled", "unknown", "unassigned", "none", "nan", "na", "n/a"}
-
-
-def says_something(category: str) -> bool:
-    """Whether a category is more than "not known"."""
-    return category.strip().lower() not in _UNKNOWN
-
-
 def palette_of(categories: Categories) -> list[str]:
     """Return a colour for each category: grey for names that say "not known", the palette's for the others."""
-    known = [says_something(n) for n in categories.names]
+    known = [is_known(n) for n in categories.names]
     colours = iter(category_colors(sum(known)))
     return [next(colours) if k else MISSING for k in known]
 

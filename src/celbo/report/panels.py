@@ -23,6 +23,11 @@ __all__ = ["key_numbers", "sections"]
 
 Positions = NDArray[np.int64]
 
+MAX_GROUPS, MAX_PARTS = 60, 24
+"""Clusters in a figure, and colours of a bar; the smallest beyond them are one, "other"."""
+MAX_DOTS = 120
+"""Genes of the dot plot."""
+
 
 def sections(data: ReportData) -> str:
     """Return all sections, in order."""
@@ -59,7 +64,7 @@ def in_short(data: ReportData) -> str:
     look = Verdict("fair" if n else "good", f"{n} to read" if n else "clean", found)
     rows: list[tuple[str, str, Verdict | None]] = [
         ("data", "Data", look),
-        ("training", "Training", _training_verdict(data)),
+        ("training", "Training", None if data.history is None else _training_verdict(data)),
         ("integration", "Batches", verdict.mixing(data.metrics)),
         ("integration", "Cell types", verdict.biology(data.metrics)),
         ("fit", "Model fit", verdict.fit(data.predictive, data.n_cells)),
@@ -145,16 +150,20 @@ def maps(data: ReportData) -> str:
             cards.append(_library_maps(data, cells))
         if not cards:
             cards.append(card("All cells", _pair(data, cells, None, None, None)))
-    shown = f"A random {MAX_POINTS:,} of the {data.n_cells:,} cells are drawn. " if data.n_cells > MAX_POINTS else ""
+    drawn = (
+        f"A random {MAX_POINTS:,} of the {data.n_cells:,} cells are drawn. "
+        if data.n_cells > MAX_POINTS and cards
+        else ""
+    )
     lacking = [word for word, group in (("batches", data.batch), ("labels", data.labels)) if _few(group)]
-    absent = f"There is no map by {' or '.join(lacking)}: fewer than two are known." if lacking else ""
+    absent = f"There is no map by {' or '.join(lacking)}: fewer than two are known." if lacking and cards else ""
     grid = f'<div class="grid two">{"".join(cards)}</div>' if cards else missing("No map was computed.")
     return section(
         "maps",
         "The map of cells",
         see="Each dot is a cell; similar cells lie together. The same cells before and after the model.",
         look="After: colours of batches mixed, colours of labels apart, and no region made of shallow cells alone.",
-        body=[grid, f'<p class="note">{shown}{absent}</p>' if shown or absent else ""],
+        body=[grid, f'<p class="note">{drawn}{absent}</p>' if drawn or absent else ""],
     )
 
 
@@ -240,9 +249,13 @@ def genes(data: ReportData) -> str:
     body: list[str] = [f'<p class="note">{text(data.markers_note, 400)}</p>'] if data.markers_note else []
     dots = data.dots
     if dots is not None and len(dots.genes):
-        step = float(np.clip(980 / len(dots.genes), 19, 30))
-        ax = new_axes(110 + step * max(len(dots.genes), 4), 96 + 21 * max(len(dots.groups), 2))
-        plots.plot_dotplot(dots.mean, dots.fraction, genes=dots.genes, groups=dots.groups, ax=ax)
+        wide, high = min(len(dots.genes), MAX_DOTS), min(len(dots.groups), MAX_GROUPS)
+        step = float(np.clip(980 / wide, 19, 30))
+        ax = new_axes(110 + step * max(wide, 4), 96 + 21 * max(high, 2))
+        few = slice(MAX_GROUPS), slice(MAX_DOTS)
+        plots.plot_dotplot(
+            dots.mean[few], dots.fraction[few], genes=dots.genes[:MAX_DOTS], groups=dots.groups[:MAX_GROUPS], ax=ax
+        )
         drawn = inline_svg(ax, "dots", "mean expression and detection of top markers in each cluster")
         body.append(_chart("Top markers of each cluster", f'<div class="scroll">{drawn}</div>{_dot_key()}'))
     body.append(marker_panel(data))
@@ -382,6 +395,7 @@ def _track(before: float, after: float, best: float) -> str:
 
 
 def _composition(found: Categories, group: Categories, title: str) -> str:
+    found, group = found.largest(MAX_GROUPS), group.largest(MAX_PARTS)
     has = (found.codes >= 0) & (group.codes >= 0)
     table = np.zeros((len(found.names), len(group.names)))
     np.add.at(table, (found.codes[has], group.codes[has]), 1)

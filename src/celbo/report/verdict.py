@@ -152,10 +152,10 @@ def _noise(elbo: NDArray[np.float64]) -> float:
 
 
 def _tail_gain(elbo: NDArray[np.float64]) -> float:
-    """Mean of the second half of the tail less that of its first half."""
+    """Median of the second half of the tail less that of its first half."""
     tail = elbo[-max(int(TAIL * len(elbo)), 4) :]
     half = len(tail) // 2
-    return float(tail[-half:].mean() - tail[:half].mean())
+    return float(np.median(tail[-half:]) - np.median(tail[:half]))
 
 
 def _past_best(which: str, lost: float, *, kept: bool) -> Verdict:
@@ -195,21 +195,25 @@ def mixing(metrics: pd.DataFrame | None) -> Verdict | None:
 
 
 def biology(metrics: pd.DataFrame | None) -> Verdict | None:
-    """Judge how well known labels separate: the middle one of the levels of their metrics; None without labels."""
+    """Judge how well known labels separate: the lower level of label silhouette and cLISI; None without labels."""
     rows = _rows(metrics)
-    names = [m for m in ("label silhouette", "cLISI", "k-means ARI", "cluster ARI") if m in rows.index]
-    levels = [metric_level(m, _value(rows, m, "after"), _value(rows, m, "best")) for m in names]
-    ranks = sorted(_ORDER.index(x) for x in levels if x != "none")
+    levels = {
+        m: metric_level(m, _value(rows, m, "after"), 1.0) for m in ("label silhouette", "cLISI") if m in rows.index
+    }
+    ranks = [_ORDER.index(x) for x in levels.values() if x != "none"]
     if not ranks:
         return None
-    level = _ORDER[ranks[(len(ranks) - 1) // 2]]
+    level = _ORDER[min(ranks)]
     word = {"good": "labels apart", "fair": "labels partly apart", "poor": "labels overlap"}[level]
-    agreement = names[-1]
-    who = "the clusters" if agreement == "cluster ARI" else "k-means"
-    sentence = f"Known labels and {who} agree at ARI {_value(rows, agreement, 'after'):.2f} (1 is equal, 0 is chance)"
-    if "cLISI" in rows.index:
-        sentence += f", and neighbourhoods are {_percent(_value(rows, 'cLISI', 'after'))} pure"
+    sentence = f"Neighbourhoods are {_percent(_value(rows, 'cLISI', 'after'))} pure by label (cLISI)"
+    agreement = next((m for m in ("cluster ARI", "k-means ARI") if m in rows.index), None)
     advice = "" if level == "good" else "See in the map by label which types overlap; close types may need more genes."
+    if agreement is not None:
+        who, found = agreement.split()[0], _value(rows, agreement, "after")
+        who = "the clusters agree" if who == "cluster" else "k-means agrees"
+        sentence += f", and {who} with the labels at ARI {found:.2f} (1 is equal, 0 is chance)"
+        if level == "good" and metric_level(agreement, found, 1.0) != "good":
+            advice = "The clusters are cut finer or coarser than the labels: another resolution would agree better."
     return Verdict(level, word, f"{sentence}.", advice)
 
 
