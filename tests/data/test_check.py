@@ -217,7 +217,7 @@ def test_the_matrix_that_does_hold_counts_is_named() -> None:
     adata.raw = anndata_of(table_of_counts())
     result = check(adata)
     assert result.layers_with_counts == ("umi", "raw")
-    assert "pass layer='umi'; or pass layer='raw'" in result.errors[0].message
+    assert "pass layer='umi' or layer='raw' (adata.raw)" in result.errors[0].message
 
 
 def test_x_is_named_where_the_layer_does_not_hold_counts() -> None:

@@ -18,11 +18,13 @@ import pytest
 import scipy.io
 import scipy.sparse as sp
 from anndata import AnnData
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from celbo.data.join import batch_names
 from celbo.data.read import read
 from celbo.data.tables import guess_orientation
-from celbo.errors import CelboWarning, ReadError, SchemaError
+from celbo.errors import CelboError, CelboWarning, ReadError, SchemaError
 
 GENES = ["CD3E", "MS4A1", "NKG7", "LYZ", "MT-CO1", "RPL13"]
 CELLS = [f"{barcode}-1" for barcode in ("AAACATACAACC", "AAACATTGAGCT", "AAACATTGATCA", "AAACCGTGCTTC", "AAACCGTGTATG")]
@@ -246,7 +248,7 @@ def test_only_gene_expression_is_kept_and_the_rest_is_counted(write: Callable[..
 
 @pytest.mark.parametrize("write", [write_10x_h5, lambda d, **k: write_mtx(d / "m", **k)], ids=["h5", "mtx"])
 def test_repeated_symbols_are_made_unique_and_counted(write: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.warns(CelboWarning, match="1 gene symbols occur more than once .'LYZ'"):
+    with pytest.warns(CelboWarning, match="Gene symbols that occur more than once: 1 .'LYZ'"):
         adata = read(write(tmp_path, genes=["CD3E", "LYZ", "LYZ", "MS4A1", "LYZ", "A"]))
     assert list(adata.var_names) == ["CD3E", "LYZ", "LYZ-1", "MS4A1", "LYZ-2", "A"]
     assert list(adata.var["gene_ids"]) == [f"ENSG{i}" for i in range(6)]
@@ -494,6 +496,30 @@ def test_a_zarr_folder_that_lacks_its_columns_is_a_read_error(tmp_path: Path) ->
     shutil.rmtree(path / "obs")
     with pytest.raises(ReadError, match=r"a.zarr"):
         read(path)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.lists(
+        st.sampled_from(["cell", "CD3E", "1", "-2.5", "", '"', "\n", ",", "\t", "é", "\x00", "#", "nan", "1e400"])
+    )
+    | st.binary(max_size=80),
+    name=st.sampled_from(["a.csv", "a.tsv", "a.txt.gz", "a.h5ad", "a.mtx", "a.loom", "a.h5"]),
+)
+def test_whatever_a_file_holds_only_named_errors_come_out(
+    content: list[str] | bytes, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "genes.tsv").write_text("g1\tCD3E\n")
+    (tmp_path / "barcodes.tsv").write_text("AAAC-1\n")
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else "".join(content).encode())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CelboWarning)
+        try:
+            adata = read(tmp_path / name)
+        except CelboError as problem:
+            assert str(tmp_path / name) in str(problem)
+        else:
+            assert min(adata.shape) > 0
 
 
 # -- real files ------------------------------------------------------------------------------------------------------

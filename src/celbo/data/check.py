@@ -106,18 +106,21 @@ def require(adata: AnnData, keys: DataKeys, *, require_counts: bool = True) -> N
     CountsError
         If values are not counts, or a cell has none.
     """
-    adata, source = _opened(adata)
-    _checked(adata, keys, require_counts=require_counts, source=source).raise_if_bad()
+    _checked(_as_anndata(adata), keys, require_counts=require_counts, source="adata").raise_if_bad()
 
 
 def _opened(data: object) -> tuple[AnnData, str]:
-    if isinstance(data, AnnData):
-        return data, "adata"
     if isinstance(data, str | Path):
         from celbo.data.read import read
 
         return read(data), str(data)
-    fix = "Pass an AnnData; celbo.read makes one of a file, and anndata.AnnData(X=matrix) of a matrix."
+    return _as_anndata(data), "adata"
+
+
+def _as_anndata(data: object) -> AnnData:
+    if isinstance(data, AnnData):
+        return data
+    fix = "celbo.read makes one of a file, and anndata.AnnData(X=matrix) of a matrix."
     if type(data).__name__ == "MuData":
         fix = "Pass one modality, such as mdata['rna']."
     raise OptionError("is not an AnnData", where="adata", value=f"a {type(data).__name__}", fix=fix)
@@ -187,7 +190,7 @@ def _check_names(adata: AnnData, genes: NDArray[np.object_]) -> Iterable[Finding
             yield error(SchemaError, f"holds {what} without a name", where=f"adata.{slot}_names", value=value, fix=fix)
         twice = [name for name, n in Counter(names).items() if n > 1 and name.strip()]
         if twice:
-            value = f"{len(twice):,}: {listed(twice, 5)}"
+            value = listed(twice, 5)
             fix = f"Make them unique: adata.{slot}_names_make_unique()."
             yield error(
                 SchemaError, f"names several {what} the same", where=f"adata.{slot}_names", value=value, fix=fix
@@ -234,24 +237,25 @@ def _bad_finding(bad: BadValues, adata: AnnData, genes: NDArray[np.object_], whe
 
 
 def _fix(bad: BadValues, scan: Scan, matrix: Matrix, others: tuple[str, ...]) -> str:
-    elsewhere = "; or ".join(f"pass layer={name!r}" for name in others if name != "X")
-    if "X" in others:
-        elsewhere = f"{elsewhere}; or pass layer=None" if elsewhere else "pass layer=None"
-    if bad.kind in {"nan", "inf", "large"}:
-        return f"Correct the value or remove the cell{f'; or {elsewhere}' if elsewhere else ''}."
-    guess = looks_like(matrix, scan.largest, negative="negative" in scan.bad)
+    n_bad = sum(each.n for each in scan.bad.values())
+    if bad.kind in {"nan", "inf", "large"} or n_bad < 0.1 * scan.n_nonzero:
+        instead = f" Or {_elsewhere(others)}." if others else ""
+        return f"The other {scan.n_nonzero - n_bad:,} values that are not zero are counts; correct these.{instead}"
     looks = {
         "log": "It looks log-transformed",
         "normalised": "It looks normalised",
-        "scaled": "It looks scaled or corrected (negative values)",
-        "": "It looks like something made from counts",
-    }[guess]
-    return f"{looks}; {elsewhere or _NO_COUNTS}."
+        "scaled": "It looks scaled or corrected",
+        "": "It was made from counts, or estimated",
+    }[looks_like(matrix, scan.largest, negative="negative" in scan.bad)]
+    if others:
+        return f"{looks}; {_elsewhere(others)}."
+    alternative = "Read the counts from their file, or take likelihood='normal'."
+    return f"{looks}; neither a layer nor adata.raw holds counts. {alternative}"
 
 
-_NO_COUNTS = (
-    "pass layer='counts' or adata.raw if they hold the raw counts (here none does), or read them from their file"
-)
+def _elsewhere(others: tuple[str, ...]) -> str:
+    named = {"X": "layer=None (adata.X)", "raw": "layer='raw' (adata.raw)"}
+    return "pass " + " or ".join(named.get(name, f"layer={name!r}") for name in others)
 
 
 def _layers_with_counts(adata: AnnData, checked: str | None) -> tuple[str, ...]:

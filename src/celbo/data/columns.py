@@ -200,7 +200,7 @@ def _check_categories(where: str, column: pd.Series[Any]) -> Iterable[Finding]:
         return
     if absent.any():
         value = f"{absent.sum():,} of {absent.size:,} cells, the first is {_cell(column, absent)}"
-        fix = "Fill them (adata.obs[key] = adata.obs[key].astype(str)) or remove these cells."
+        fix = f"Fill them, or remove these cells: adata = adata[adata.obs[{column.name!r}].notna()].copy()."
         yield error(SchemaError, "has missing values", where=where, value=value, fix=fix)
         return
     yield from _check_category_values(where, column)
@@ -216,7 +216,7 @@ def _check_category_values(where: str, column: pd.Series[Any]) -> Iterable[Findi
     distinct = dict.fromkeys(values)
     same = [text for text, n in Counter(category_name(value) for value in distinct).items() if n > 1]
     if same:
-        fix = "Make the column text: adata.obs[key] = adata.obs[key].astype(str)."
+        fix = f"Make it text: adata.obs[{column.name!r}] = adata.obs[{column.name!r}].astype(str)."
         yield error(SchemaError, "holds different values that read the same", where=where, value=listed(same), fix=fix)
     missing = [value for value in distinct if str(value).strip().lower() in _LOOKS_MISSING]
     if missing:

@@ -189,6 +189,8 @@ def _loom_columns(
     chosen = next((name for name in names if name in columns), None)
     if chosen is None:
         fix = f"Add the attribute {names[0]!r}."
-        raise ReadError(f"does not name its {what}", where=str(path), value=f"attributes {listed(columns)}", fix=fix)
+        raise ReadError(
+            f"does not name its {what}", where=str(path), value=f"attributes {listed(columns) or None}", fix=fix
+        )
     index = pd.Index([str(name) for name in columns.pop(chosen)])
     return pd.DataFrame(columns, index=index), {name: values for name, values in wide.items() if values.ndim == 2}

@@ -90,6 +90,6 @@ def _in_memory(found: Any, where: str) -> Matrix:
         raise ReadError("cannot be read", where=where, value=str(problem)[:200], fix=fix) from None
     if matrix.dtype.kind not in "biuf" or matrix.ndim != 2:
         fix = "Make it a matrix of integers or floats, (cells, genes)."
-        value = f"dtype {matrix.dtype}, {matrix.ndim} axes"
+        value = f"dtype {matrix.dtype}" + (f", {matrix.ndim} axes" if matrix.ndim != 2 else "")
         raise CountsError("does not hold real numbers", where=where, value=value, fix=fix)
     return matrix

@@ -238,21 +238,21 @@ def _kinds_of(values: NDArray[Any]) -> NDArray[np.int64]:
 def looks_like(matrix: Matrix, largest: float, *, negative: bool) -> Literal["log", "normalised", "scaled", ""]:
     """Guess what was done to counts that are no longer counts, from 200 of their cells.
 
-    Within a cell, normalised counts are whole multiples of the smallest one, and so are log-transformed ones once the
-    logarithm is undone; or the cells share one total.
+    Once a logarithm is undone there are whole numbers; or the values of a cell are whole multiples of its count of one;
+    or the cells share one total.
     """
     if negative:
         return "scaled"
     rows = _some_cells(matrix)
     with np.errstate(all="ignore"):
         undone = [[np.expm1(row) for row in rows], [np.exp2(row) - 1 for row in rows]]
-        if largest < 20 and any(_were_counts(row) for row in undone):
+        if largest < 20 and any(_were_counts(each) for each in undone):
             return "log"
         return "normalised" if _were_counts(rows) else ""
 
 
 def _some_cells(matrix: Matrix, n: int = 200) -> list[NDArray[np.float64]]:
-    """Return the positive values of up to `n` cells spread over the matrix."""
+    """Return the positive values of up to `n` cells spread over the matrix, of those that have two or more."""
     chosen = np.unique(np.linspace(0, matrix.shape[0] - 1, min(n, matrix.shape[0])).astype(np.int64))
     some: Any = matrix[chosen]
     dense = np.asarray(some.toarray() if hasattr(some, "toarray") else some, np.float64)
@@ -261,16 +261,16 @@ def _some_cells(matrix: Matrix, n: int = 200) -> list[NDArray[np.float64]]:
 
 
 def _were_counts(rows: list[NDArray[np.float64]]) -> bool:
-    if len(rows) < 2:
-        return bool(rows) and _share_of_multiples(rows) > 0.9
+    if not rows:
+        return False
     totals = np.array([row.sum() for row in rows])
-    constant = bool(totals.std() < 0.005 * totals.mean())
-    return constant or _share_of_multiples(rows) > 0.9
+    share_one_total = len(rows) > 1 and bool(totals.std() < 0.005 * totals.mean())
+    whole = np.concatenate([_most_whole(row) for row in rows])
+    return share_one_total or float(whole.mean()) > 0.9
 
 
-def _share_of_multiples(rows: list[NDArray[np.float64]]) -> float:
-    """Return the share of values that are a small whole multiple of the smallest value of their cell."""
-    ratios = np.concatenate([row / row.min() for row in rows if row.min() > 0] or [np.zeros(0)])
-    if ratios.size == 0:
-        return 0.0
-    return float(np.mean(np.abs(ratios - np.round(ratios)) < np.minimum(1e-3 + 1e-4 * ratios, 0.1)))
+def _most_whole(row: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which values of a cell are whole: as they are, or where the smallest stands for a count of 1, 2 or 3."""
+    scaled = [row, *(row / row.min() * least for least in (1, 2, 3) if row.min() > 0)]
+    whole = [np.abs(each - np.round(each)) < np.minimum(1e-3 + 1e-4 * each, 0.1) for each in scaled]
+    return max(whole, key=np.count_nonzero)
