@@ -81,10 +81,9 @@ def probability_of_higher_expression(
     Returns
     -------
     One row a gene, index `gene`, the strongest evidence for group 1 first. Columns: group1, group2; proba_higher, the
-    probability p that group 1 expresses the gene more; proba_de, the larger of p and 1 - p; bayes_factor, the natural
-    log of p / (1 - p), at most about log(2 n_samples) for want of more draws; lfc_mean, lfc_median (log2, group 1 over
-    group 2); scale1, scale2 (mean expected share); raw_mean1, raw_mean2 (mean counts); detection1, detection2 (share
-    of cells with a count).
+    probability p that group 1 expresses the gene more; bayes_factor, the natural log of p / (1 - p), at most about
+    log(2 n_samples) for want of more draws; lfc_mean, lfc_median (log2, group 1 over group 2); scale1, scale2 (mean
+    expected share); raw_mean1, raw_mean2 (mean counts); detection1, detection2 (share of cells with a count).
 
     Raises
     ------
@@ -279,7 +278,6 @@ def _table(
         "group1": comparison.names[0],
         "group2": comparison.names[1],
         "proba_higher": p,
-        "proba_de": np.maximum(p, 1 - p),
         "bayes_factor": np.log((p + half) / (1 - p + half)),
         **{name: found[name] for name in ("lfc_mean", "lfc_median", "scale1", "scale2")},
         "raw_mean1": first @ raw_mean,
