@@ -28,6 +28,17 @@ from celbo.errors import (
 
 __all__ = ["CASES", "MODELS", "trained"]
 
+
+def with_value(value: float) -> np.ndarray:
+    matrix = counts().astype("float64")
+    matrix[3, 2] = value
+    return matrix
+
+
+def checked(adata: Any, **keys: Any) -> None:
+    celbo.check(adata, **keys).raise_if_bad()
+
+
 # -- matrices --------------------------------------------------------------------------------------------------------
 
 MATRICES = "Matrices"

@@ -56,16 +56,6 @@ def cells(matrix: Any = None, genes: list[str] | None = None, **obs: Any) -> Ann
         return AnnData(matrix, obs=pd.DataFrame(obs, index=names), var=pd.DataFrame(index=genes))
 
 
-def with_value(value: float) -> np.ndarray:
-    matrix = counts().astype("float64")
-    matrix[3, 2] = value
-    return matrix
-
-
-def checked(adata: Any, **keys: Any) -> None:
-    celbo.check(adata, **keys).raise_if_bad()
-
-
 # -- files -----------------------------------------------------------------------------------------------------------
 
 FILES = "Files"
