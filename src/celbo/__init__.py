@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -44,18 +43,3 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     return sorted(__all__)
 
-
-if TYPE_CHECKING:
-    from celbo import errors as errors
-    from celbo import evaluate as evaluate
-    from celbo import plots as plots
-    from celbo.data import datasets as datasets
-    from celbo.data.check import check as check
-    from celbo.data.genes import filter_cells as filter_cells
-    from celbo.data.genes import select_genes as select_genes
-    from celbo.data.read import read as read
-    from celbo.models.scvi import SCVI as SCVI
-    from celbo.models.scvi import SCVIConfig as SCVIConfig
-    from celbo.models.store import load as load
-    from celbo.pipeline import run as run
-    from celbo.training.plan import TrainConfig as TrainConfig

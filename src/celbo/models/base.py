@@ -301,6 +301,7 @@ class CountModel(Model[ConfigT]):
         transform_batch: str | Sequence[str] | None = None,
         library_size: float | Literal["latent"] = 1.0,
         n_samples: int = 1,
+        give_mean: bool = False,
         return_mean: bool = True,
         return_numpy: bool = False,
         path: str | Path | None = None,
@@ -321,6 +322,8 @@ class CountModel(Model[ConfigT]):
             Total that the shares are multiplied by; "latent" is each cell's own library size.
         n_samples
             Draws of the latent state for each cell.
+        give_mean
+            Decode the mean latent state instead of draws: no noise, but not the posterior mean of the expression.
         return_mean
             Average over the draws; False keeps them, (samples, cells, genes).
         return_numpy
@@ -345,6 +348,7 @@ class CountModel(Model[ConfigT]):
             "transform_batch": batch_codes(transform_batch, self.schema),
             "library_size": library_size,
             "n_samples": n_samples,
+            "give_mean": give_mean,
             "return_mean": return_mean,
             "seed": self.seed if seed is None else seed,
             "batch_size": batch_size,

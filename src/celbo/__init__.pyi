@@ -1,0 +1,54 @@
+"""Made by tools/make_stubs.py; do not edit."""
+
+from typing import Literal
+
+from anndata import AnnData
+
+from celbo import errors as errors
+from celbo import evaluate as evaluate
+from celbo import plots as plots
+from celbo.data import datasets as datasets
+from celbo.data.check import check as check
+from celbo.data.genes import filter_cells as filter_cells
+from celbo.data.genes import select_genes as select_genes
+from celbo.data.read import read as read
+from celbo.models.scvi import SCVI as _SCVI
+from celbo.models.scvi import SCVIConfig as SCVIConfig
+from celbo.models.scvi import Where
+from celbo.models.store import load as load
+from celbo.pipeline import run as run
+from celbo.training.plan import TrainConfig as TrainConfig
+
+__version__: str
+
+class SCVI(_SCVI):
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        config: SCVIConfig | None = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: tuple[str, ...] = (),
+        continuous_covariate_keys: tuple[str, ...] = (),
+        n_latent: int = 10,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        likelihood: Literal['nb', 'zinb', 'poisson', 'normal'] = 'nb',
+        dispersion: Literal['gene', 'gene-batch', 'gene-label', 'gene-cell'] = 'gene',
+        library: Literal['observed', 'latent'] = 'observed',
+        latent_distribution: Literal['normal', 'logistic-normal'] = 'normal',
+        batch_norm: Where = 'both',
+        layer_norm: Where = 'none',
+        batch_representation: Literal['one-hot', 'embedding'] = 'one-hot',
+        n_batch_embedding: int = 5,
+        encode_covariates: bool = False,
+        inject_covariates: Literal['first', 'every', 'every-and-output'] = 'every',
+        dropout_position: Literal['after', 'before'] = 'after',
+        variance_floor: float = 0.0001,
+        initialisation: Literal['data', 'uniform', 'truncated-normal'] = 'data',
+        seed: int = 0,
+    ) -> None: ...
