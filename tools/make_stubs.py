@@ -27,7 +27,7 @@ from anndata import AnnData
 
 def keywords(source: type[Any]) -> list[str]:
     """Return `name: type = default` for each field of a dataclass."""
-    return [f"{f.name}: {f.type} = {f.default!r}" for f in fields(source) if f.default is not MISSING]
+    return [f"{f.name}: {f.type} = {f.default!r}".replace("'", '"') for f in fields(source) if f.default is not MISSING]
 
 
 def constructor(name: str, config: type[Any]) -> str:
