@@ -16,6 +16,8 @@ import celbo
 from celbo.data.schema import DataKeys
 
 STUB = Path(__file__).resolve().parents[1] / "src" / "celbo" / "__init__.pyi"
+ALIASES = ("Where",)
+"""Names of types that a configuration uses from its own module."""
 HEADER = '''"""Made by tools/make_stubs.py; do not edit."""
 
 from typing import Literal
@@ -48,9 +50,8 @@ def stub() -> str:
         elif hasattr(value, "config_class"):
             imports.append(f"from {module} import {name} as _{name}")
             classes.append(constructor(name, value.config_class))
-            for alias in ("Where",):
-                if alias in value.config_class.__init__.__annotations__.values():
-                    aliases.append(f"from {module} import {alias}")
+            used = set(value.config_class.__init__.__annotations__.values())
+            aliases.extend(f"from {module} import {alias}" for alias in ALIASES if alias in used)
         else:
             imports.append(f"from {module} import {name} as {name}")
     body = "\n".join([*sorted({*imports, *aliases}), "", "__version__: str", "", *classes])

@@ -47,7 +47,12 @@ def test_history_and_split_come_back(saved, adata):
 
 
 def test_folder_holds_no_pickle(saved):
-    assert {p.name for p in saved[0].iterdir()} == {"weights.safetensors", "split.safetensors", "model.json", "history.csv"}
+    assert {p.name for p in saved[0].iterdir()} == {
+        "weights.safetensors",
+        "split.safetensors",
+        "model.json",
+        "history.csv",
+    }
 
 
 def test_reordered_and_extra_genes_are_aligned(saved, adata):
@@ -103,7 +108,9 @@ ATTACKS = {
     "no folder": lambda f: shutil.rmtree(f),
     "no description": lambda f: (f / "model.json").unlink(),
     "no weights": lambda f: (f / "weights.safetensors").unlink(),
-    "truncated weights": lambda f: (f / "weights.safetensors").write_bytes((f / "weights.safetensors").read_bytes()[:99]),
+    "truncated weights": lambda f: (f / "weights.safetensors").write_bytes(
+        (f / "weights.safetensors").read_bytes()[:99]
+    ),
     "pickle for weights": lambda f: (f / "weights.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR."),
     "changed history": lambda f: (f / "history.csv").write_text("epoch\n"),
     "not json": lambda f: (f / "model.json").write_text("{"),
