@@ -115,7 +115,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {close[0]!r}?" if close else f"Known: {listed(names)}."
 
 
-def listed(names: Iterable[object], limit: int = 10) -> str:
+def listed(names: Iterable[object], *, limit: int = 10) -> str:
     """Return names as "'a', 'b', 'c' and 7 more", at most `limit` of them, each cut at 80 characters."""
     items = list(names)
     shown = ", ".join(repr(n if len(str(n)) <= 80 else str(n)[:77] + "...") for n in items[:limit])
