@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -74,6 +74,16 @@ class CountParameters:
         )
 
 
+@cache
+def fused_kinds() -> frozenset[str]:
+    """Return the names of the likelihoods with a fused CPU kernel; none where numba does not work."""
+    try:
+        from celbo.kernels import cpu
+    except ImportError:
+        return frozenset()
+    return frozenset(cpu.KINDS)
+
+
 class Likelihood(ABC):
     """A distribution of one cell's counts given the decoder's output; genes are independent.
 
@@ -114,9 +124,37 @@ class Likelihood(ABC):
         """
         if route == "reference":
             return self._log_prob_reference(p.map(lambda t: t.double()), rows)
+        if route == "fused" or (route == "auto" and self._has_fused(p)):
+            return self._log_prob_fused(p, rows)
         if route not in ("auto", "torch"):
             raise OptionError("is not a route", where="route", value=repr(route), fix="Use 'auto'.")
         return self.log_prob_sparse(p, rows).sum(-1)
+
+    def _has_fused(self, p: CountParameters) -> bool:
+        here = p.logits.device.type == "cpu" and p.logits.dtype == torch.float32
+        return here and self.name in fused_kinds()
+
+    def _log_prob_fused(self, p: CountParameters, rows: SparseRows) -> Tensor:
+        if not self._has_fused(p):
+            raise OptionError(
+                "takes float32 tensors on the CPU, of the likelihoods nb, zinb and poisson",
+                where="route 'fused'",
+                value=f"{self.name}, {p.logits.dtype} on {p.logits.device}",
+                fix="Use route='auto'.",
+            )
+        from celbo.kernels import cpu
+
+        softmax = p.link == "softmax"
+        return cpu.fused_log_prob(
+            cpu.KINDS[self.name],
+            (rows.indptr, rows.indices, rows.values),
+            p.logits if softmax else p.log_share,
+            p.log_scale,
+            p.log_theta if self.has_dispersion else None,
+            p.theta_row,
+            p.dropout_logits if self.has_dropout else None,
+            softmax=softmax,
+        )
 
     def _log_prob_reference(self, p: CountParameters, rows: SparseRows) -> Tensor:
         theta = p.log_theta_entries if self.has_dispersion else None
