@@ -190,7 +190,7 @@ def _check_names(adata: AnnData, genes: NDArray[np.object_]) -> Iterable[Finding
             yield error(SchemaError, f"holds {what} without a name", where=f"adata.{slot}_names", value=value, fix=fix)
         twice = [name for name, n in Counter(names).items() if n > 1 and name.strip()]
         if twice:
-            value = listed(twice, 5)
+            value = listed(twice, limit=5)
             fix = f"Make them unique: adata.{slot}_names_make_unique()."
             yield error(
                 SchemaError, f"names several {what} the same", where=f"adata.{slot}_names", value=value, fix=fix
@@ -288,12 +288,12 @@ def _check_genes(genes: NDArray[np.object_], scan: Scan, groups: _Groups | None,
     """Find genes that no cell has, or that only some batches have."""
     seen = scan.detected.any(0)
     if not seen.all():
-        value = f"{(~seen).sum():,} of {seen.size:,}: {listed(genes[~seen], 5)}"
+        value = f"{(~seen).sum():,} of {seen.size:,}: {listed(genes[~seen], limit=5)}"
         fix = "They teach a model nothing; celbo.select_genes leaves them out."
         yield warning(CountsError, "holds genes without a single count", where=where, value=value, fix=fix)
     partly = seen & ~scan.detected.all(0)
     if partly.any():
-        value = f"{partly.sum():,} of {seen.size:,}: {listed(genes[partly], 5)}"
+        value = f"{partly.sum():,} of {seen.size:,}: {listed(genes[partly], limit=5)}"
         fix = "Were the batches aligned to the same genes? A gene that was not measured is not a zero."
         yield warning(
             CountsError,

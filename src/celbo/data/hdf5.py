@@ -56,7 +56,7 @@ def _kind(file: h5py.File, path: Path) -> str:
     if any(isinstance(group, h5py.Group) and "barcodes" in group for group in file.values()):
         return "10x-old"
     fix = "It must be AnnData (.h5ad), MuData (.h5mu), a 10x matrix (.h5) or loom."
-    value = f"it holds {listed(sorted(names), 5)}" if names else "it is empty"
+    value = f"it holds {listed(sorted(names), limit=5)}" if names else "it is empty"
     raise ReadError("is an HDF5 file without a count matrix that celbo knows", where=str(path), value=value, fix=fix)
 
 
@@ -84,7 +84,7 @@ def read_zarr(path: Path) -> Loaded:
         group = zarr.open_group(path, mode="r")
         if not {"obs", "var"} <= set(group):
             fix = "Give the folder that AnnData.write_zarr wrote."
-            value = f"it holds {listed(sorted(group), 5)}"
+            value = f"it holds {listed(sorted(group), limit=5)}"
             raise ReadError("does not hold an AnnData", where=str(path), value=value, fix=fix)
         loaded = _tidied(anndata.read_zarr(path), "zarr", path)
         _check_chunks(group, loaded.adata.X, path)

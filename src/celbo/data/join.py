@@ -73,7 +73,7 @@ def _check_joinable(part: AnnData, path: Path) -> None:
     twice = part.var_names[part.var_names.duplicated()].unique()
     if len(twice):
         fix = "Make them unique in the file (adata.var_names_make_unique()) before joining."
-        raise SchemaError("names several genes the same", where=str(path), value=listed(twice, 5), fix=fix)
+        raise SchemaError("names several genes the same", where=str(path), value=listed(twice, limit=5), fix=fix)
 
 
 def _shared_genes(parts: list[AnnData], paths: list[Path]) -> list[str]:
@@ -85,7 +85,7 @@ def _shared_genes(parts: list[AnnData], paths: list[Path]) -> list[str]:
         )
         value = f"{len(shared):,} of {fewest:,}; {first}"
         fix = "Name genes the same way in all files: all symbols or all Ensembl identifiers, of one species."
-        where = f"the files {listed([path.name for path in paths], 4)}"
+        where = f"the files {listed([path.name for path in paths], limit=4)}"
         raise ReadError("share too few genes", where=where, value=value, fix=fix)
     return [name for name in parts[0].var_names if name in shared]
 

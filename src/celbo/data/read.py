@@ -161,7 +161,7 @@ def _read_folder(folder: Path) -> Loaded:
         return read_zarr(folder)
     matrices = matrices_in(folder)
     if len(matrices) > 1:
-        fix = f"Pass the ones to read: {listed(map(str, matrices), 5)}."
+        fix = f"Pass the ones to read: {listed(map(str, matrices), limit=5)}."
         raise ReadError(f"holds {len(matrices)} matrices", where=str(folder), fix=fix)
     if not matrices:
         raise ReadError("is a folder without a matrix", where=str(folder), fix=folder_fix(folder))

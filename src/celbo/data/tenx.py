@@ -95,5 +95,5 @@ def folder_fix(folder: Path) -> str:
         path.parent for end in _ENDS for path in sorted(folder.glob(f"*/{end}")) + sorted(folder.glob(f"*/*/{end}"))
     ]
     if below:
-        return f"Pass one of its folders: {listed(map(str, below), 5)}."
+        return f"Pass one of its folders: {listed(map(str, below), limit=5)}."
     return "Pass a file, or the folder with matrix.mtx[.gz], features.tsv[.gz] and barcodes.tsv[.gz] in it."
