@@ -126,19 +126,19 @@ def test_no_public_signature_has_var_keywords() -> None:
 
 
 def positional_options(function: Function) -> list[str]:
-    """Return the parameters with a default, beyond the first parameter, that may be given by position.
+    """Return the options after the second parameter that may be given by position.
 
-    Torch's own habits are kept: the number of draws, the generator, and the dtype beside a device.
+    Data may (a parameter whose default is None), and what torch gives by position: the number of draws, generator and dtype.
     """
     positional = [a.arg for a in (*function.args.posonlyargs, *function.args.args) if a.arg not in {"self", "cls"}]
     with_default = positional[len(positional) - len(function.args.defaults) :]
-    return [a for a in with_default if a not in {positional[0], "n_samples", "generator", "dtype"}]
+    data = {a for a, d in zip(with_default, function.args.defaults, strict=True) if ast.unparse(d) == "None"}
+    return [a for a in with_default if a not in {*positional[:2], *data, "n_samples", "generator", "dtype"}]
 
 
 def test_options_of_public_functions_are_keyword_only() -> None:
     modules = [p for p in MODULES if room(p) not in INTERNAL]
     found = {f"{name(p)}:{d}": positional_options(f) for p in modules for d, f in functions(p) if is_public(d)}
-    found["src/celbo/models/store.py:load"].remove("adata")  # celbo.load(path, adata), as everybody writes it
     assert {where: options for where, options in found.items() if options} == {}
 
 

@@ -214,7 +214,7 @@ def neighbourhood_preservation(
     return kept / n if n else float("nan")
 
 
-def kmeans_agreement(latent: ArrayLike, labels: ArrayLike, seed: int = 0, *, max_cells: int = 10_000) -> Agreement:
+def kmeans_agreement(latent: ArrayLike, labels: ArrayLike, *, seed: int = 0, max_cells: int = 10_000) -> Agreement:
     """Agreement of the labels with k-means of the latent space, k the number of labels, best of 10 starts.
 
     Parameters
@@ -364,7 +364,7 @@ def _batch_rows(x: Floats, batch: Codes, labels: Codes | None) -> list[tuple[str
 
 def _label_rows(x: Floats, labels: Codes, seed: int) -> list[tuple[str, float, float]]:
     x, labels = x[labels >= 0], labels[labels >= 0]
-    agreement = kmeans_agreement(x, labels, seed, max_cells=len(x))
+    agreement = kmeans_agreement(x, labels, seed=seed, max_cells=len(x))
     return [
         ("label silhouette", label_silhouette(x, labels, max_cells=len(x)), 1.0),
         ("cLISI", clisi(x, labels, max_cells=len(x)), 1.0),

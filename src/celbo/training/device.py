@@ -50,6 +50,6 @@ def torch_threads(n_threads: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def derived_seed(seed: int, stream: int, epoch: int = 0) -> int:
+def derived_seed(seed: int, stream: int, *, epoch: int = 0) -> int:
     """Return the 63-bit seed of one stream of random numbers in one epoch, a pure function of its arguments."""
     return int(np.random.SeedSequence([seed, stream, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

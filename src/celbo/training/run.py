@@ -155,7 +155,7 @@ class Run:
     def _train_epoch(self, progress: Progress) -> tuple[TermSums, int]:
         epoch, step, sums = self.good.epoch, self.good.step, TermSums()
         self.network.train()
-        self.generator.manual_seed(derived_seed(self.seed, _TRAIN, epoch))
+        self.generator.manual_seed(derived_seed(self.seed, _TRAIN, epoch=epoch))
         for batch in self.train_cells.epoch(epoch):
             self._step(self._placed(batch), step, sums)
             progress.step(batch.n_cells)
