@@ -128,7 +128,7 @@ def test_no_public_signature_has_var_keywords() -> None:
 def positional_options(function: Function) -> list[str]:
     """Return the options after the second parameter that may be given by position.
 
-    Data may (a parameter whose default is None), and what torch gives by position: the number of draws, generator and dtype.
+    Data may (a parameter whose default is None), and what torch gives so: number of draws, generator, dtype.
     """
     positional = [a.arg for a in (*function.args.posonlyargs, *function.args.args) if a.arg not in {"self", "cls"}]
     with_default = positional[len(positional) - len(function.args.defaults) :]
