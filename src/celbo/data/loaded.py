@@ -101,8 +101,8 @@ def with_symbols(
     if repeated.size:
         index = make_index_unique(index)
         notes.append(
-            f"Gene symbols that occur more than once: {repeated.size:,} ({listed(repeated, limit=3)}); the later ones were "
-            "given the endings -1, -2, ... (var['gene_ids'] tells them apart)."
+            f"Gene symbols that occur more than once: {repeated.size:,} ({listed(repeated, limit=3)}); the later ones "
+            "were given the endings -1, -2, ... (var['gene_ids'] tells them apart)."
         )
     return named(counts, pd.DataFrame(index=pd.Index(cells.astype(object))), pd.DataFrame(var, index=index)), notes
 
