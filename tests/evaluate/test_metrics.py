@@ -169,6 +169,12 @@ def test_one_batch_and_no_labels_give_an_empty_table(mixed):
     assert evaluate.integration_metrics(mixed[0], np.zeros(1200, int)).empty
 
 
+def test_compare_without_batches_and_labels_tells_what_is_kept(mixed):
+    table = evaluate.compare_latents({"before": mixed[0], "after": mixed[0]})
+    assert list(table["metric"]) == ["neighbours kept"]
+    assert table["after"].to_list() == [1.0]
+
+
 def test_compare_puts_before_and_after_side_by_side(apart):
     x, group = apart
     batch = np.arange(len(x)) % 2

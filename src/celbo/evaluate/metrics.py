@@ -260,8 +260,8 @@ def integration_metrics(
 
     Returns
     -------
-    Columns metric, kind ("batch" or "biology"), value, best (what perfect mixing of these batch sizes or perfect
-    separation would give) and meaning.
+    Columns metric, kind ("batch", "biology" or "structure"), value, best (what perfect mixing of these batch sizes or
+    perfect separation would give) and meaning.
     """
     x = coordinates(latent)
     batch, labels, clusters = (_useful(c, len(x)) for c in (batch, labels, clusters))
@@ -315,13 +315,14 @@ def compare_latents(
             seed=seed,
             max_cells=max_cells,
         )
-        table = pd.concat([table, _table([("neighbours kept", kept, 1.0)])], ignore_index=True)
+        row = _table([("neighbours kept", kept, 1.0)])
+        table = row if table.empty else pd.concat([table, row], ignore_index=True)
     for at, n in enumerate(names[:-1]):
         table.insert(2 + at, n, table["metric"].map(tables[n].set_index("metric")["value"]).astype(float))
     return table.rename(columns={"value": names[-1]})
 
 
-_MEANING: dict[str, tuple[Literal["batch", "biology"], str]] = {
+_MEANING: dict[str, tuple[Literal["batch", "biology", "structure"], str]] = {
     "mixing entropy": ("batch", "How mixed the batches are among a cell's 50 nearest neighbours, in nats; 0 is apart."),
     "iLISI": ("batch", "Effective number of batches around a cell, scaled: 0 is one batch, 1 is all in equal parts."),
     "batch silhouette": (
@@ -334,7 +335,7 @@ _MEANING: dict[str, tuple[Literal["batch", "biology"], str]] = {
     "k-means NMI": ("biology", "Information shared by k-means and the labels: 1 is all, 0 is none."),
     "cluster ARI": ("biology", "Agreement of the clusters with the labels: 1 is equal, 0 is chance."),
     "cluster NMI": ("biology", "Information shared by the clusters and the labels: 1 is all, 0 is none."),
-    "neighbours kept": ("biology", "Share of a cell's 15 nearest neighbours within its batch that stay neighbours."),
+    "neighbours kept": ("structure", "Share of a cell's 15 nearest neighbours within its batch that stay neighbours."),
 }
 
 

@@ -166,7 +166,7 @@ class ReportData:
     """Two-dimensional maps by title, each (cells, 2), in the order to show: {"Before (PCA)": ..., "After (scVI)": ...}.
     Each one a UMAP: of the principal components, and of the latent space."""
     metrics: pd.DataFrame | None = None
-    """`celbo.evaluate.compare_latents(...)`: columns metric, kind ("batch" or "biology"), before, after, meaning."""
+    """`celbo.evaluate.compare_latents(...)`: columns metric, kind, before, after, meaning."""
     ari: float | None = None
     """Adjusted Rand index of the clusters against the labels."""
     nmi: float | None = None

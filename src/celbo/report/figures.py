@@ -121,7 +121,7 @@ def _names_on_map(where: NDArray[np.float64], names: Categories) -> str:
         word = text(names.names[code], 16)
         if not len(cells) or not is_known(names.names[code]):
             continue
-        wide = 13 * min(len(names.names[code]), 16) / 2 + 4
+        wide = 14 * min(len(names.names[code]), 16) / 2 + 4
         x, y = np.median(cells, axis=0)
         x, y = float(np.clip(x, wide, _SIDE - wide)), float(np.clip(y, 14, _SIDE - 14))
         if any(abs(x - a) < wide + w and abs(y - b) < 26 for a, b, w in taken):

@@ -23,6 +23,11 @@ __all__ = ["key_numbers", "sections"]
 
 Positions = NDArray[np.int64]
 
+_KINDS = {
+    "batch": "Batches: mixed is good",
+    "biology": "Cell types: apart is good",
+    "structure": "Structure: how much stays as it was",
+}
 MAX_GROUPS, MAX_PARTS = 60, 24
 """Clusters in a figure, and colours of a bar; the smallest beyond them are one, "other"."""
 MAX_DOTS = 120
@@ -147,7 +152,9 @@ def maps(data: ReportData) -> str:
             if group is not None and len(group.names) > 1:
                 cards.append(_category_maps(data, cells, group, title))
         if data.library is not None:
-            cards.append(_library_maps(data, cells))
+            cards.append(_amount_maps(data, cells, data.library, "By library size", "counts"))
+        if data.detected is not None and len(cards) % 2:
+            cards.append(_amount_maps(data, cells, data.detected, "By genes per cell", "genes"))
         if not cards:
             cards.append(card("All cells", _pair(data, cells, None, None, None)))
     drawn = (
@@ -180,17 +187,17 @@ def integration(data: ReportData) -> str:
             f'<div class="card"><table class="metrics"><tr><th></th><th>{key}</th><th class="value">before</th>'
             f'<th class="value">after</th><th>reading</th></tr>{"".join(_metric_rows(table))}</table></div>'
         )
-        lacking = [k for k in ("batch", "biology") if k not in set(table["kind"])]
+        lacking = set(_KINDS) - set(table["kind"])
         words = {
             "batch": "With one batch there is no mixing to measure.",
             "biology": "Without labels, nothing is known to keep apart.",
         }
-        body += [missing(words[k]) for k in lacking]
+        body += [missing(sentence) for kind, sentence in words.items() if kind in lacking]
     return section(
         "integration",
-        "Do batches mix and labels separate?",
+        "Do batches mix and labels separate?" if not _few(data.batch) else "Do the known labels separate?",
         see="Numbers between two ends: the bar starts at the worst value and ends at the best that these cells allow.",
-        look="Filled dots far to the right, in both groups. Mixing that costs the labels is no gain.",
+        look="Filled dots far to the right, in every group. Mixing that costs the labels is no gain.",
         body=body,
     )
 
@@ -232,9 +239,9 @@ def clusters(data: ReportData) -> str:
     else:
         parts = [(g, t) for g, t in ((data.batch, "batch"), (data.labels, "label")) if not _few(g) and g is not None]
         cards = [_composition(found, group, title) for group, title in parts]
-        body.append(f'<div class="grid two">{"".join(cards)}</div>' if cards else "")
-        if not cards:
-            body.append(card("Cells by cluster", sizes(found, palette_of(found), limit=40)))
+        if len(cards) < 2:
+            cards.append(card("Cells by cluster", sizes(found, palette_of(found), limit=40)))
+        body.append(f'<div class="grid two">{"".join(cards)}</div>')
     return section(
         "clusters",
         "What the clusters are made of",
@@ -330,12 +337,11 @@ def _category_maps(data: ReportData, cells: Positions, group: Categories, title:
     )
 
 
-def _library_maps(data: ReportData, cells: Positions) -> str:
-    library = np.asarray(data.library, np.float64)[cells]
-    low, high = np.percentile(library, [1, 99])
-    ramp = f'<div class="ramp">{low:,.0f}{_ramp()}{high:,.0f} counts, log scale</div>'
-    color = pd.Series(np.log1p(library))
-    return card("By library size", _pair(data, cells, color, None, None) + ramp)
+def _amount_maps(data: ReportData, cells: Positions, values: NDArray[np.float64], title: str, unit: str) -> str:
+    drawn = np.asarray(values, np.float64)[cells]
+    low, high = np.percentile(drawn, [1, 99])
+    ramp = f'<div class="ramp">{low:,.0f}{_ramp()}{high:,.0f} {unit}, log scale</div>'
+    return card(title, _pair(data, cells, pd.Series(np.log1p(drawn)), None, None) + ramp)
 
 
 def _pair(
@@ -362,10 +368,9 @@ def _ramp() -> str:
 
 
 def _metric_rows(table: pd.DataFrame) -> Iterator[str]:
-    titles = {"batch": "Batches: mixed is good", "biology": "Cell types: apart is good"}
     words = {"good": "good", "fair": "fair", "poor": "poor"}
     for kind, rows in table.groupby("kind", sort=False):
-        yield f'<tr class="kind"><th colspan="5">{titles.get(str(kind), "")}</th></tr>'
+        yield f'<tr class="kind"><th colspan="5">{_KINDS.get(str(kind), "")}</th></tr>'
         for _, row in rows.iterrows():
             after, best = float(row["after"]), float(row["best"])
             before = float(row["before"]) if "before" in row and pd.notna(row["before"]) else float("nan")

@@ -51,7 +51,7 @@ FIT_MEAN = (0.2, 0.5)
 FIT_VARIANCE = (0.4, 1.0)
 """The same of the variances."""
 FIT_ZEROS = (0.02, 0.05)
-"""Mean absolute difference of the zero fractions, up to which the fit is good, and fair."""
+"""Typical difference of the zero fractions beyond chance, up to which the fit is good, and fair."""
 FIT_COUNTS = 50
 """Genes with fewer counts in all are left out of the fit: their moments are chance."""
 
@@ -81,7 +81,7 @@ def training(history: pd.DataFrame | None, *, stopped: str = "finished", best_ep
         Epoch whose weights were kept.
     """
     which, elbo = _curve(history)
-    return _cut_short(elbo, stopped) or _shape(which, elbo, stopped, kept=best_epoch is not None)
+    return _cut_short(elbo, stopped) or _shape(which, elbo, stopped, best_epoch)
 
 
 _HALVE = "Train again with half the learning rate, and look for cells with extreme counts."
@@ -101,7 +101,7 @@ def _cut_short(elbo: NDArray[np.float64], stopped: str) -> Verdict | None:
     return None
 
 
-def _shape(which: str, elbo: NDArray[np.float64], stopped: str, *, kept: bool) -> Verdict:
+def _shape(which: str, elbo: NDArray[np.float64], stopped: str, best_epoch: int | None) -> Verdict:
     """Verdicts on the curve: a spike, a decline, a rise at the end, or none of these."""
     low, high = np.quantile(elbo, [0.05, 0.95])
     span, worth = max(float(high - low), 1e-12), WORTH * abs(float(elbo[-1]))
@@ -111,12 +111,13 @@ def _shape(which: str, elbo: NDArray[np.float64], stopped: str, *, kept: bool) -
         jump = f"The {which} ELBO fell by {fall:,.1f} nats within one epoch."
         return Verdict("poor", "unstable", jump, _HALVE)
     if lost > max(DIP_SD * _noise(elbo), worth):
-        return _past_best(which, lost, kept=kept)
+        return _past_best(which, lost, best_epoch)
     if stopped != "plateau" and gain > max(STILL_IMPROVING * span, worth):
         rising = f"The {which} ELBO still rose by {gain:,.1f} nats per cell at the end."
         return Verdict("fair", "still improving", rising, "Train for about twice as many epochs.")
-    how = "stopped improving and training ended" if stopped == "plateau" else "is flat at the end"
-    return Verdict("good", "converged", f"The {which} ELBO {how} after {len(elbo)} epochs.")
+    how = "stopped improving, and training ended" if stopped == "plateau" else "is flat at the end,"
+    kept = f"; the weights of epoch {best_epoch} were kept" if best_epoch is not None else ""
+    return Verdict("good", "converged", f"The {which} ELBO {how} after {len(elbo)} epochs{kept}.")
 
 
 def _curve(history: pd.DataFrame | None) -> tuple[str, NDArray[np.float64]]:
@@ -158,10 +159,10 @@ def _tail_gain(elbo: NDArray[np.float64]) -> float:
     return float(np.median(tail[-half:]) - np.median(tail[:half]))
 
 
-def _past_best(which: str, lost: float, *, kept: bool) -> Verdict:
+def _past_best(which: str, lost: float, best_epoch: int | None) -> Verdict:
     fell = f"The {which} ELBO ended {lost:,.1f} nats per cell below its best"
-    if kept:
-        return Verdict("good", "best kept", f"{fell}; the weights of the best epoch were kept.", "")
+    if best_epoch is not None:
+        return Verdict("good", "best kept", f"{fell}; the weights of epoch {best_epoch} were kept.", "")
     return Verdict(
         "fair", "past its best", f"{fell}, a sign of overfitting.", "Keep the best weights, or stop earlier."
     )
@@ -227,7 +228,7 @@ def fit(check: pd.DataFrame | None, n_cells: int) -> Verdict | None:
     off = {
         "mean": (_log_error(used, "mean"), FIT_MEAN),
         "variance": (_log_error(used, "variance"), FIT_VARIANCE),
-        "zero fraction": (float((used["zeros_observed"] - used["zeros_predicted"]).abs().mean()), FIT_ZEROS),
+        "zero fraction": (_zeros_error(used, n_cells), FIT_ZEROS),
     }
     ranks = {name: 0 if e <= good else 1 if e <= fair else 2 for name, (e, (good, fair)) in off.items()}
     worst = max(ranks.values())
@@ -239,7 +240,7 @@ def fit(check: pd.DataFrame | None, n_cells: int) -> Verdict | None:
     )
     amiss = " and ".join(name for name, rank in ranks.items() if rank == worst)
     word = ("fits the counts", "fits roughly", "fits poorly")[worst]
-    advice = "" if worst == 0 else f"The {amiss} is off most; try another likelihood, or the dispersion gene-batch."
+    advice = "" if worst == 0 else f"The {amiss} is off most; try another likelihood or dispersion."
     return Verdict(level, word, sentence, advice)
 
 
@@ -247,6 +248,13 @@ def _log_error(check: pd.DataFrame, what: str) -> float:
     """Median |log2(predicted / observed)| over genes; a gene never drawn counts as off by a factor of 16."""
     ratio = check[f"{what}_predicted"].to_numpy(np.float64) / check[f"{what}_observed"].to_numpy(np.float64)
     return float(np.median(np.abs(np.log2(np.clip(ratio, 1 / 16, 16)))))
+
+
+def _zeros_error(check: pd.DataFrame, n_cells: int) -> float:
+    """Root mean square difference of the zero fractions, less the binomial noise that both have with so few cells."""
+    seen, drawn = (check[f"zeros_{side}"].to_numpy(np.float64) for side in ("observed", "predicted"))
+    noise = (seen * (1 - seen) + drawn * (1 - drawn)) / max(n_cells, 1)
+    return float(np.sqrt(max(float(((seen - drawn) ** 2 - noise).mean()), 0.0)))
 
 
 def _factor(log2: float) -> str:
