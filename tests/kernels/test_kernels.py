@@ -18,7 +18,7 @@ from scipy.special import digamma, gammaln
 
 from celbo.data.minibatch import SparseRows
 from celbo.errors import OptionError
-from celbo.kernels import cpu, cpu_math
+from celbo.kernels import cpu, cpu_rows
 from celbo.likelihoods import CountParameters, make_likelihood
 
 
@@ -26,28 +26,28 @@ from celbo.likelihoods import CountParameters, make_likelihood
 def over(kind, x, out):
     for i in range(x.size):
         if kind == 0:
-            out[i] = cpu_math.exp(x[i])
+            out[i] = cpu_rows._exp(x[i])
         elif kind == 1:
-            out[i] = cpu_math.log(x[i])
+            out[i] = cpu_rows._log(x[i])
         elif kind == 2:
-            out[i] = cpu_math.expm1_negative(x[i])
+            out[i] = cpu_rows._expm1_negative(x[i])
         elif kind == 3:
-            out[i] = cpu_math.log1p_parts(x[i])[0]
+            out[i] = cpu_rows._log1p_parts(x[i])[0]
         elif kind == 4:
-            out[i] = cpu_math.log1p_parts(x[i])[1]
+            out[i] = cpu_rows._log1p_parts(x[i])[1]
         elif kind == 5:
-            out[i] = cpu_math.log1p_parts(x[i])[2]
+            out[i] = cpu_rows._log1p_parts(x[i])[2]
 
 
 @numba.njit
 def over_wide(kind, x, out):
     for i in range(x.size):
         if kind == 0:
-            out[i] = cpu_math.stirling_error(x[i])
+            out[i] = cpu_rows._stirling_error(x[i])
         elif kind == 1:
-            out[i] = cpu_math.digamma_error(x[i])
+            out[i] = cpu_rows._digamma_error(x[i])
         else:
-            out[i] = cpu_math.log_wide(x[i])
+            out[i] = cpu_rows._log_wide(x[i])
 
 
 SIGNED, POSITIVE = np.linspace(-87, 88, 100_001), np.logspace(-37, 37, 100_001)
