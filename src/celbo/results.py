@@ -149,7 +149,9 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
     with atomic_write(path) as temporary:
         try:
             adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
-        except (TypeError, ValueError, NotImplementedError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # what the format cannot hold has errors of many kinds
             raise InputError(
                 "cannot be written as .h5ad",
                 where="the AnnData",

@@ -22,6 +22,7 @@ app = App(
     version=f"celbo {celbo.__version__}",
     config=complete,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
     default_parameter=Parameter(negative_iterable=()),
     help_epilogue="Exit codes: 0 done, 2 usage, 3 bad input, 4 training failed, 130 interrupted.",
 )

@@ -55,7 +55,7 @@ def complete(app: App, commands: tuple[str, ...], arguments: ArgumentCollection)
 
     for name, value in read_toml(file).items():
         wanting = by_name.get(name)
-        if wanting is not None and not wanting.tokens:
+        if wanting is not None and wanting.parse and not wanting.tokens:
             wanting.append(Token(keyword=wanting.name, source=str(file), implicit_value=value))
 
 

@@ -1,0 +1,364 @@
+"""The command line: exit codes, precedence of options, what it prints, and how fast it starts."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import celbo
+from celbo.cli.app import main
+from celbo.pipeline.steps import BUILT_IN
+
+COMMANDS = ("demo", "run", "check", "train", "latent", "de", "denoise")
+
+
+@pytest.fixture(scope="session")
+def counts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small file of counts in two batches."""
+    adata = celbo.datasets.simulate(n_cells=150, n_genes=60, n_batches=2, n_cell_types=2, seed=1)
+    adata = anndata.AnnData(
+        adata.X, obs=adata.obs[["batch", "cell_type"]].copy(), var=pd.DataFrame(index=adata.var_names)
+    )
+    path = tmp_path_factory.mktemp("counts") / "counts.h5ad"
+    adata.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bad_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with a value that is no count."""
+    path = tmp_path_factory.mktemp("bad") / "bad.h5ad"
+    values = np.ones((5, 4), np.float32)
+    values[3, 2] = -1
+    anndata.AnnData(sparse.csr_matrix(values)).write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(counts_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of `celbo train`."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    options = ["--batch-key", "batch", "--n-hidden", "16", "--n-latent", "4", "--max-epochs", "2", "--quiet"]
+    assert main(["train", str(counts_file), "--out", str(out), *options]) == 0
+    return out
+
+
+def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, object]:
+    """Return the options that --print-config prints, flat."""
+    assert main([*argv, "--print-config"]) == 0
+    tables = tomllib.loads(capsys.readouterr().out)
+    return {
+        k: v for name, value in tables.items() for k, v in (value if isinstance(value, dict) else {name: value}).items()
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- exit codes
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"celbo {celbo.__version__}\n"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(re.search(rf"\b{command}\b", told) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_for_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if re.match(r"\u2502 +(\* +)?--", line)]
+    assert rows or command == "check"
+    assert [row for row in rows if not re.search(r"\S  +\S|[a-z]-\S*\s*\u2502$", row)] == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["rnu"], 'Did you mean "run"'),
+        (["run", "a.h5ad", "--n-latnt", "3"], "Did you mean --n-latent"),
+        (["run", "a.h5ad", "--likelihood", "gamma"], "zinb"),
+        (["run", "a.h5ad", "--n-latent", "many"], "--n-latent is not a whole number: 'many'"),
+        (["run", "a.h5ad", "--n-latent", "2.5"], "--n-latent is not a whole number: '2.5'"),
+        (["run", "a.h5ad", "--train-size", "3", "--out", "x"], "train_size"),
+        (["run", "a.h5ad"], "--out"),
+        (["run", "a.h5ad", "--config", "none.toml"], "none.toml cannot be read"),
+        (["run"], "--out"),
+        (["check"], "Name at least one file"),
+        (["de", "model", "a.h5ad"], "--groupby"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_told_in_two_lines(
+    argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    said = capsys.readouterr()
+    assert told in said.err
+    assert said.out == ""
+    assert len(said.err.splitlines()) <= 2
+
+
+def test_missing_file_is_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(tmp_path / "none.h5ad"), "--out", str(tmp_path / "out")]) == 3
+    said = capsys.readouterr().err
+    assert "none.h5ad" in said
+    assert "Traceback" not in said
+
+
+def test_bad_counts_are_exit_code_3_and_name_the_cell(
+    bad_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(bad_file), "--out", str(tmp_path / "out")]) == 3
+    assert (
+        "CountsError: adata.X holds values that are not counts: cell '3' (row 3), gene '2' is -1."
+        in capsys.readouterr().err
+    )
+
+
+def test_failed_training_is_exit_code_4(
+    counts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from celbo.models.scvi import SCVINetwork
+
+    monkeypatch.setattr(SCVINetwork, "transform_latent", lambda self, z: z * torch.tensor(float("nan")))
+    assert main(["train", str(counts_file), "--out", str(tmp_path / "out"), "--max-epochs", "1", "--quiet"]) == 4
+    assert "TrainingError" in capsys.readouterr().err
+
+
+def test_interrupt_is_exit_code_130_and_tells_how_to_resume(
+    counts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from celbo.training.progress import Progress
+
+    def interrupt(self: Progress, row: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "epoch", interrupt)
+    assert main(["train", str(counts_file), "--out", str(tmp_path / "out"), "--max-epochs", "3", "--quiet"]) == 130
+    assert f"--resume --out {tmp_path / 'out'}" in capsys.readouterr().err
+
+
+def test_a_bug_is_told_in_two_lines_and_debug_shows_it(
+    counts_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("celbo.cli.check.check_data", broken)
+    assert main(["check", str(counts_file)]) == 1
+    assert "ZeroDivisionError: oops" in capsys.readouterr().err
+    monkeypatch.setenv("CELBO_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["check", str(counts_file)])
+
+
+# ---------------------------------------------------------------------------------------------------------- precedence
+
+
+def test_flag_wins_over_file_and_file_over_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.toml").write_text("n_latent = 20\n[train]\nmax_epochs = 7\nbatch_size = 32\n")
+    found = printed(capsys, "run", "x.h5ad", "--config", str(tmp_path / "a.toml"), "--max-epochs", "9")
+    assert (found["n_latent"], found["max_epochs"], found["batch_size"], found["n_hidden"]) == (20, 9, 32, 128)
+
+
+def test_none_on_the_command_line_undoes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.toml").write_text("max_epochs = 7\n")
+    assert "max_epochs" not in printed(capsys, "run", "--config", str(tmp_path / "a.toml"), "--max-epochs", "none")
+
+
+def test_data_come_from_the_file_unless_they_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.toml").write_text('data = ["there.h5ad"]\n')
+    assert printed(capsys, "run", "--config", str(tmp_path / "a.toml"))["data"] == ["there.h5ad"]
+    assert printed(capsys, "run", "here.h5ad", "--config", str(tmp_path / "a.toml"))["data"] == ["here.h5ad"]
+
+
+def test_whole_numbers_are_epochs_and_fractions_are_shares(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = printed(capsys, "run", "x.h5ad", "--kl-warmup", "3")["kl_warmup"]
+    share = printed(capsys, "run", "x.h5ad", "--kl-warmup", "0.3")["kl_warmup"]
+    assert (type(whole), whole, type(share), share) == (int, 3, float, 0.3)
+
+
+def test_unknown_key_in_the_file_is_exit_code_2_with_the_nearest_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.toml").write_text("n_laten = 20\n")
+    assert main(["run", "x.h5ad", "--config", str(tmp_path / "a.toml"), "--print-config"]) == 2
+    assert "Did you mean 'n_latent'?" in capsys.readouterr().err
+
+
+def test_printed_options_are_a_file_of_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--l1", "decoder", "0.1", "--no-early-stopping", "--kl-warmup-terms", "z", "--covariate", "no"][:6]
+    assert main(["run", "x.h5ad", *flags, "--print-config"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "a.toml").write_text(text)
+    assert main(["run", "--config", str(tmp_path / "a.toml"), "--print-config"]) == 0
+    assert capsys.readouterr().out == text
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def test_check_prints_what_is_in_the_file(counts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(counts_file)]) == 0
+    told = capsys.readouterr().out
+    assert "150 cells x 60 genes" in told
+    assert "'batch'" in told
+    assert "'cell_type'" in told
+
+
+def test_check_of_bad_counts_is_exit_code_3(bad_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(bad_file)]) == 3
+    assert "gene '2' is -1" in capsys.readouterr().out
+
+
+def test_train_leaves_a_model_and_its_options(trained: Path) -> None:
+    assert {p.name for p in trained.iterdir()} == {"run.toml", "model", "tables", "versions.yml"}
+    assert tomllib.loads((trained / "run.toml").read_text())["scvi"]["n_latent"] == 4
+
+
+def test_latent_of_a_model_is_a_table_of_its_cells(trained: Path, counts_file: Path, tmp_path: Path) -> None:
+    assert main(["latent", str(trained), str(counts_file), "--out", str(tmp_path / "z.parquet"), "--quiet"]) == 0
+    assert pd.read_parquet(tmp_path / "z.parquet").shape == (150, 4)
+
+
+def test_latent_without_cells_is_exit_code_2(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["latent", str(trained)]) == 2
+    assert "Name a file of counts" in capsys.readouterr().err
+
+
+def test_latent_of_no_model_is_exit_code_3(
+    counts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["latent", str(tmp_path), str(counts_file)]) == 3
+    assert "is not a saved model" in capsys.readouterr().err
+
+
+def test_de_compares_each_group_with_the_rest(trained: Path, counts_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "de.csv"
+    command = ["de", str(trained), str(counts_file), "--groupby", "cell_type", "--n-samples", "100", "--out", str(out)]
+    assert main([*command, "--quiet"]) == 0
+    found = pd.read_csv(out)
+    assert len(found) == 2 * 60
+    assert set(found["group2"]) == {"rest"}
+
+
+def test_de_compares_two_groups(trained: Path, counts_file: Path, tmp_path: Path) -> None:
+    one, two = sorted(anndata.read_h5ad(counts_file).obs["cell_type"].astype(str).unique())
+    out = tmp_path / "de.tsv"
+    command = ["de", str(trained), str(counts_file), "--groupby", "cell_type", "--group1", one, "--group2", two]
+    assert main([*command, "--n-samples", "100", "--out", str(out), "--quiet"]) == 0
+    assert pd.read_csv(out, sep="\t")["group1"].unique().tolist() == [one]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"), [(["--groupby", "cel_type"], 3), (["--groupby", "cell_type", "--group1", "?"], 2)]
+)
+def test_de_of_unknown_groups_is_an_error(
+    trained: Path, counts_file: Path, tmp_path: Path, flags: list[str], code: int
+) -> None:
+    assert main(["de", str(trained), str(counts_file), *flags, "--out", str(tmp_path / "x.csv"), "--quiet"]) == code
+
+
+def test_denoise_streams_shares_that_sum_to_the_library_size(trained: Path, counts_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "d.h5ad"
+    assert main(["denoise", str(trained), str(counts_file), "--library-size", "100", "--out", str(out), "--quiet"]) == 0
+    found = anndata.read_h5ad(out)
+    assert found.shape == (150, 60)
+    np.testing.assert_allclose(found.X.sum(1), 100, rtol=1e-4)
+
+
+def test_denoise_of_some_genes_and_another_batch(trained: Path, counts_file: Path, tmp_path: Path) -> None:
+    names = anndata.read_h5ad(counts_file).var_names[[7, 3]].tolist()
+    (tmp_path / "genes.txt").write_text("\n".join(names))
+    batch = str(anndata.read_h5ad(counts_file).obs["batch"].iloc[0])
+    command = [
+        "denoise",
+        str(trained),
+        str(counts_file),
+        "--genes",
+        str(tmp_path / "genes.txt"),
+        "--transform-batch",
+        batch,
+    ]
+    assert main([*command, "--out", str(tmp_path / "d.h5ad"), "--quiet"]) == 0
+    assert anndata.read_h5ad(tmp_path / "d.h5ad").var_names.tolist() == names
+
+
+def test_log_as_json_is_one_object_a_line(
+    counts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(counts_file), "--out", str(tmp_path / "o"), "--max-epochs", "1", "--log-json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert {"reading and checking", "choosing genes", "training"} <= {line.get("step") for line in lines}
+    assert all({"time", "level", "from", "message"} <= set(line) for line in lines)
+
+
+def test_quiet_says_nothing_but_the_result(
+    counts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(counts_file), "--out", str(tmp_path / "o"), "--max-epochs", "1", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.startswith("model ")
+
+
+def test_resume_takes_the_options_of_the_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--out", str(trained), "--resume", "--quiet"]) == 0
+    assert main(["train", "--out", str(trained), "--resume", "--quiet", "--n-latent", "9"]) == 2
+    assert "'n_latent'" in capsys.readouterr().err
+
+
+def test_demo_data_have_names() -> None:
+    assert BUILT_IN["demo:pbmc"]().shape == (700, 765)
+    assert BUILT_IN["demo:simulated"]().obs["batch"].nunique() == 3
+
+
+# --------------------------------------------------------------------------------------------------------------- speed
+
+
+def cpu_seconds(*argv: str) -> float:
+    """Return the least CPU seconds of five processes."""
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True);"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+        for _ in range(5)
+    ]
+    return min(float(run.stdout) for run in runs)
+
+
+def test_help_takes_less_than_0_3_cpu_seconds() -> None:
+    assert cpu_seconds(sys.executable, "-c", "from celbo.cli.app import main; main(['--help'])") < 0.3
+
+
+def test_import_takes_less_than_0_5_cpu_seconds() -> None:
+    assert cpu_seconds(sys.executable, "-c", "import celbo") < 0.5
+
+
+@pytest.mark.parametrize("what", ["import celbo", "from celbo.cli.app import main; main(['--help'])"])
+def test_torch_is_not_imported(what: str) -> None:
+    code = f"{what}\nimport sys\nassert 'torch' not in sys.modules and 'anndata' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_the_installed_command_returns_the_exit_code() -> None:
+    script = Path(sys.executable).with_name("celbo")
+    if not script.exists():
+        pytest.skip("celbo is not installed here")
+    assert subprocess.run([script, "rnu"], capture_output=True, check=False).returncode == 2

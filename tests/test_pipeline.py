@@ -1,0 +1,397 @@
+"""The main job on real cells: every file is there, the same options give the same result, a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+import celbo
+from celbo.errors import CountsError, GenesError, OptionError, SchemaError
+from celbo.pipeline import RunConfig, RunResult, SelectionConfig
+from celbo.pipeline.config import build, different, flat, options_of, read_genes, read_toml, to_toml
+from celbo.pipeline.folder import RunFolder
+from celbo.pipeline.pages import known_labels
+from celbo.pipeline.steps import BUILT_IN
+from celbo.training.plan import TrainConfig
+
+FILES = [
+    "run.toml",
+    "result.h5ad",
+    "model/weights.safetensors",
+    "model/model.json",
+    "model/history.csv",
+    *(
+        f"tables/{name}.{kind}"
+        for name in ("latent", "clusters", "markers", "history", "metrics")
+        for kind in ("csv", "parquet")
+    ),
+    "report.html",
+    "celbo_mqc.json",
+    "celbo_elbo_mqc.json",
+    "versions.yml",
+]
+HOSTILE = "<script>alert(1)</script>"
+
+
+def config(**train: object) -> RunConfig:
+    """Return options of a short run."""
+    plan = TrainConfig(**{"max_epochs": 4, "n_threads": 1, **train})  # type: ignore[arg-type]
+    return RunConfig(seed=3, selection=SelectionConfig(n_top_genes=300), train=plan)
+
+
+def cells() -> anndata.AnnData:
+    """Return the blood cells with hostile names of a batch, a label and a gene, and a column that is not used."""
+    adata = BUILT_IN["demo:pbmc"]()
+    adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 2, HOSTILE, "\u202eb\u00e4tch " + "x" * 300)
+    labels = adata.obs["cell_type"].astype(str)
+    labels[labels == "CD34+"] = "unlabelled"
+    adata.obs["cell_type"] = labels.astype("category")
+    names = adata.var_names.to_numpy(object).copy()
+    names[0] = "</script><b>gene"
+    adata.var_names = pd.Index(names)
+    adata.obs["mine"] = np.arange(adata.n_obs)
+    return adata
+
+
+@pytest.fixture(scope="session")
+def file_of_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "cells.h5ad"
+    cells().write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, file_of_cells: Path) -> RunResult:
+    """Return a finished run, for all tests that only look."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    return celbo.run(file_of_cells, config=config(), out=out, batch_key="batch", labels_key="cell_type", progress=False)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_is_there(finished: RunResult, name: str) -> None:
+    assert (finished.folder / name).stat().st_size > 0
+
+
+def test_nothing_else_is_left_behind(finished: RunResult) -> None:
+    found = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*") if path.is_file()}
+    assert found - set(FILES) == {"model/split.safetensors"}
+
+
+def test_result_keeps_all_genes_and_the_users_columns(finished: RunResult) -> None:
+    result, given = anndata.read_h5ad(finished.folder / "result.h5ad"), cells()
+    assert result.shape == (700, 765)
+    assert result.obs["mine"].tolist() == given.obs["mine"].tolist()
+    assert (result.X != given.X).nnz == 0
+    assert int(result.var["highly_variable"].sum()) == 300
+
+
+def test_result_has_the_promised_slots(finished: RunResult) -> None:
+    result = anndata.read_h5ad(finished.folder / "result.h5ad")
+    assert result.obsm["X_scvi"].shape == (700, 10)
+    assert result.obsm["X_umap"].shape == result.obsm["X_umap_before"].shape == (700, 2)
+    assert result.obsm["X_pca"].shape == (700, 50)
+    assert isinstance(result.obs["leiden"].dtype, pd.CategoricalDtype)
+    assert result.uns["celbo"]["versions"]["celbo"] == celbo.__version__
+
+
+@pytest.mark.filterwarnings("ignore::celbo.errors.CelboWarning")
+def test_model_on_disk_gives_the_latent_of_the_result(finished: RunResult) -> None:
+    result = anndata.read_h5ad(finished.folder / "result.h5ad")
+    model = celbo.load(finished.folder / "model", result)
+    np.testing.assert_array_equal(model.get_latent_representation(), result.obsm["X_scvi"])
+
+
+def test_tables_say_the_same_as_parquet_and_as_csv(finished: RunResult) -> None:
+    for name in ("latent", "clusters", "markers", "history", "metrics"):
+        parquet = pd.read_parquet(finished.folder / f"tables/{name}.parquet")
+        csv = pd.read_csv(finished.folder / f"tables/{name}.csv", index_col=0, float_precision="round_trip")
+        assert list(parquet.columns) == list(csv.columns)
+        numbers = parquet.select_dtypes("number").columns
+        np.testing.assert_allclose(parquet[numbers], csv[numbers], rtol=1e-6)
+
+
+def test_tables_of_cells_are_indexed_by_cell_names(finished: RunResult) -> None:
+    assert finished.tables["latent"].index.tolist() == cells().obs_names.tolist()
+
+
+def test_held_out_elbo_is_that_of_the_held_out_cells(finished: RunResult) -> None:
+    model = finished.model
+    assert len(model.validation_indices) == 70
+    assert finished.held_out_elbo == model.get_elbo(indices=model.validation_indices)
+
+
+def test_cells_called_unlabelled_do_not_count_as_a_label(finished: RunResult) -> None:
+    column = finished.adata.obs["cell_type"]
+    assert "unlabelled" not in known_labels("cell_type", column).names
+    assert finished.ari is not None
+    assert -0.5 <= finished.ari <= 1
+
+
+def test_hostile_names_are_text_in_the_report(finished: RunResult) -> None:
+    page = finished.report.read_text(encoding="utf-8")
+    assert HOSTILE not in page
+    assert "</script><b>gene" not in page
+
+
+def test_report_shows_the_options_and_the_call(finished: RunResult) -> None:
+    page = finished.report.read_text(encoding="utf-8")
+    assert "celbo.run(" in page
+    assert "n_top_genes" in page
+
+
+def test_multiqc_files_name_the_run_and_its_numbers(finished: RunResult) -> None:
+    general = json.loads((finished.folder / "celbo_mqc.json").read_text())
+    assert general["plot_type"] == "generalstats"
+    assert general["data"]["first"]["cells"] == 700
+    assert {name for header in general["pconfig"] for name in header} == set(general["data"]["first"])
+    lines = json.loads((finished.folder / "celbo_elbo_mqc.json").read_text())
+    assert list(lines["data"]["first"]) == ["0", "1", "2", "3"]
+
+
+def test_run_toml_holds_the_resolved_plan_and_the_versions(finished: RunResult) -> None:
+    text = (finished.folder / "run.toml").read_text()
+    assert read_toml(finished.folder / "run.toml")["learning_rate"] == finished.model.fitted.plan.learning_rate
+    assert "finished = true" in text
+    assert f'celbo = "{celbo.__version__}"' in text
+
+
+def test_run_from_run_toml_gives_the_same_result(finished: RunResult, tmp_path: Path) -> None:
+    again = celbo.run(
+        config=build(RunConfig, read_toml(finished.folder / "run.toml")), out=tmp_path / "again", progress=False
+    )
+    np.testing.assert_array_equal(again.adata.obsm["X_scvi"], finished.adata.obsm["X_scvi"])
+    np.testing.assert_array_equal(again.adata.obsm["X_umap"], finished.adata.obsm["X_umap"])
+    assert again.adata.obs["leiden"].tolist() == finished.adata.obs["leiden"].tolist()
+    pd.testing.assert_frame_equal(again.tables["markers"], finished.tables["markers"])
+
+
+def test_input_is_not_altered(tmp_path: Path) -> None:
+    given, before = cells(), cells()
+    celbo.run(given, config=config(max_epochs=1), out=tmp_path / "out", batch_key="batch", progress=False)
+    assert given.obs.columns.tolist() == before.obs.columns.tolist()
+    assert (list(given.obsm), list(given.uns)) == (list(before.obsm), list(before.uns))
+    assert given.var.columns.tolist() == before.var.columns.tolist()
+    assert (given.X != before.X).nnz == 0
+
+
+# ----------------------------------------------------------------------------------------------------- stop and go on
+
+
+KILLED = """
+import os, sys
+import celbo.training.checkpoint as checkpoint
+save = checkpoint.CheckpointFolder.save
+def kill_after_second(self, snapshot):
+    save(self, snapshot)
+    if snapshot.epoch == 2:
+        os.kill(os.getpid(), 9)
+checkpoint.CheckpointFolder.save = kill_after_second
+from celbo.cli.app import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="session")
+def killed(finished: RunResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run with the options of the finished one that was killed in training."""
+    out = tmp_path_factory.mktemp("runs") / "killed"
+    command = ["run", "--config", str(finished.folder / "run.toml"), "--out", str(out), "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *command], capture_output=True, check=False, env={**os.environ}
+    )
+    assert done.returncode == -9
+    return out
+
+
+def test_killed_run_resumes_to_the_same_result(finished: RunResult, killed: Path) -> None:
+    assert (killed / "checkpoint").is_dir()
+    resumed = celbo.run(
+        config=replace(build(RunConfig, read_toml(killed / "run.toml"))), out=killed, resume=True, progress=False
+    )
+    np.testing.assert_array_equal(resumed.adata.obsm["X_scvi"], finished.adata.obsm["X_scvi"])
+    timing = ["seconds", "cells_per_second"]
+    pd.testing.assert_frame_equal(
+        resumed.model.history.drop(columns=timing), finished.model.history.drop(columns=timing)
+    )
+    assert not (killed / "checkpoint").exists()
+
+
+def test_run_is_not_resumed_with_other_options(finished: RunResult) -> None:
+    saved = build(RunConfig, read_toml(finished.folder / "run.toml"))
+    other = replace(saved, seed=4, scvi=replace(saved.scvi, n_latent=5))
+    with pytest.raises(OptionError, match="'seed', 'n_latent'"):
+        RunFolder.open(other, resume=True)
+
+
+# --------------------------------------------------------------------------------------------------------- the folder
+
+
+def test_finished_run_is_not_overwritten(finished: RunResult) -> None:
+    with pytest.raises(OptionError, match=r"holds a run of celbo already.*--resume.*--force"):
+        RunFolder.open(replace(config(), out=str(finished.folder)))
+
+
+def test_folder_with_other_files_is_left_alone_even_by_force(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(OptionError, match="is not empty and holds no run"):
+        RunFolder.open(replace(config(), out=str(tmp_path)), force=True)
+    assert (tmp_path / "thesis.txt").read_text() == "all of it"
+
+
+def test_force_removes_the_old_run_and_nothing_else(tmp_path: Path) -> None:
+    folder = RunFolder.open(replace(config(), out=str(tmp_path)))
+    (tmp_path / "notes.txt").write_text("mine")
+    folder.model.mkdir()
+    RunFolder.open(replace(config(), out=str(tmp_path)), force=True)
+    assert (tmp_path / "notes.txt").exists()
+    assert not folder.model.exists()
+
+
+def test_file_in_the_way_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OptionError, match="is a file"):
+        RunFolder.open(replace(config(), out=str(tmp_path / "out")))
+
+
+def test_no_folder_is_an_error() -> None:
+    with pytest.raises(OptionError, match="--out"):
+        RunFolder.open(config())
+
+
+# ----------------------------------------------------------------------------------------------------------- bad data
+
+
+def test_values_that_are_not_counts_are_an_error_before_training(tmp_path: Path) -> None:
+    adata = cells()
+    adata.X = adata.X.copy()
+    adata.X.data[5] = 0.5
+    with pytest.raises(CountsError, match=r"is 0\.5"):
+        celbo.run(adata, config=config(), out=tmp_path / "out")
+
+
+def test_unknown_batch_column_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="batch"):
+        celbo.run(cells(), config=config(), out=tmp_path / "out", batch_key="bach")
+
+
+def test_unknown_gene_in_the_list_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "genes.txt").write_text("CD3E\nNOT_A_GENE\n")
+    asked = replace(config(), selection=SelectionConfig(genes=str(tmp_path / "genes.txt")))
+    with pytest.raises(GenesError, match="NOT_A_GENE"):
+        celbo.run(cells(), config=asked, out=tmp_path / "out")
+
+
+def test_something_that_is_no_data_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="AnnData"):
+        celbo.run([np.zeros(3)], out=tmp_path / "out")  # type: ignore[list-item]
+
+
+def test_counts_in_raw_are_found_with_the_genes_of_raw(tmp_path: Path) -> None:
+    full = BUILT_IN["demo:pbmc"]()
+    few = full[:, :100].copy()
+    few.X = np.log1p(few.X.toarray())
+    few.raw = full
+    asked = replace(config(max_epochs=1), selection=SelectionConfig(n_top_genes=200))
+    result = celbo.run(few, config=asked, out=tmp_path / "out", layer="raw", progress=False)
+    assert result.adata.shape == (700, 765)
+    assert result.model.schema.n_genes == 200
+    assert few.n_vars == 100
+
+
+def test_cells_without_a_count_of_the_chosen_genes_are_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adata = cells()
+    matrix = adata.X.tolil()
+    chosen = list(range(100))
+    matrix[3, :100] = 0
+    adata.X = matrix.tocsr()
+    (tmp_path / "genes.txt").write_text("\n".join(adata.var_names[chosen]))
+    asked = replace(config(max_epochs=1), selection=SelectionConfig(genes=str(tmp_path / "genes.txt")))
+    result = celbo.run(adata, config=asked, out=tmp_path / "out", progress=False)
+    assert result.adata.n_obs < 700
+    assert adata.obs_names[3] not in result.adata.obs_names
+    assert "no count of the 100 genes" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------------------ options
+
+
+def test_every_option_has_a_name_of_its_own() -> None:
+    assert len(options_of(RunConfig)) == len(flat(RunConfig())) >= 50
+
+
+def test_options_survive_toml(tmp_path: Path) -> None:
+    asked = replace(
+        config(kl_warmup=3, l1=(("decoder", 0.1),), restore_best=False, clip_norm=1.0),
+        data=('odd "name"\n\x7f\\.h5ad', "b.h5ad"),
+        keys=replace(RunConfig().keys, batch_key="b\u00e4tch \U0001f9ec", categorical_covariate_keys=("a", "b")),
+    )
+    (tmp_path / "run.toml").write_text(to_toml(asked, made={"finished": True}), encoding="utf-8")
+    assert build(RunConfig, read_toml(tmp_path / "run.toml")) == asked
+
+
+def test_options_may_stand_flat_in_toml(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('batch_key = "b"\nn_latent = 20\nkl_warmup = 5\n[train]\nmax_epochs = 7\n')
+    assert read_toml(tmp_path / "a.toml") == {"batch_key": "b", "n_latent": 20, "kl_warmup": 5, "max_epochs": 7}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("n_latnt = 3", "Did you mean 'n_latent'"),
+        ("[trian]\nmax_epochs = 3", "Did you mean 'train'"),
+        ("[train]\nn_latent = 3", "unknown key: 'n_latent'"),
+        ('n_latent = "many"', "Give an integer"),
+        ("n_latent = 2.5", "Give an integer"),
+        ("early_stopping = 1", "Give true or false"),
+        ('likelihood = "gamma"', "'nb' or 'zinb'"),
+        ("data = 3", "Give a list"),
+        ("l1 = [[1, 2]]", "Give a list"),
+        ("a = ", "is not TOML"),
+    ],
+)
+def test_bad_toml_is_an_error_that_tells_the_fix(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(OptionError, match=r"bad\.toml") as caught:
+        read_toml(tmp_path / "bad.toml")
+    assert told in str(caught.value)
+
+
+def test_missing_toml_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cannot be read"):
+        read_toml(tmp_path / "none.toml")
+
+
+def test_differing_options_are_named() -> None:
+    other = replace(config(), seed=9, train=replace(config().train, max_epochs=9))
+    assert different(config(), other) == ["seed", "max_epochs"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("", "no gene name"), ("# a\n\n", "no gene name"), ("A\nB\nA\n", "twice: 'A'")]
+)
+def test_bad_list_of_genes_is_an_error(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "genes.txt").write_text(text)
+    with pytest.raises(OptionError, match=told):
+        read_genes(tmp_path / "genes.txt")
+
+
+def test_interrupted_training_raises_and_tells_how_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from celbo.training.progress import Progress
+
+    def interrupt(self: Progress, row: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "epoch", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        celbo.run(cells(), config=config(), out=tmp_path / "out", progress=False)
