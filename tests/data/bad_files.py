@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -16,7 +18,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import celbo
-from celbo.errors import CelboWarning, OptionError, ReadError
+from celbo.errors import CelboWarning, DependencyError, OptionError, ReadError
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,13 @@ def _(folder: Path) -> object:
 def _(folder: Path) -> object:
     (folder / "a.zarr").mkdir()
     return celbo.read(folder / "a.zarr")
+
+
+@case(FILES, "a .zarr folder where zarr is not installed", DependencyError, "pip install 'celbo[zarr]'")
+def _(folder: Path) -> object:
+    (folder / "a.zarr").mkdir()
+    with mock.patch.dict(sys.modules, {"zarr": None}):
+        return celbo.read(folder / "a.zarr")
 
 
 @case(FILES, "a table of names without counts", ReadError, "holds no counts")

@@ -344,6 +344,13 @@ def test_quoted_names_comments_empty_lines_and_windows_line_ends_are_read(tmp_pa
     assert adata.X.toarray().tolist() == [[1, 2], [3, 4]]
 
 
+def test_names_with_quotes_in_them_and_gaps_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('cell,CD3E,LYZ\n"AAACATACAACC ""x"", 1",1,\n"AAACATTGAGCT",3,"4"\n')
+    adata = read(tmp_path / "a.csv")
+    assert list(adata.obs_names) == ['AAACATACAACC "x", 1', "AAACATTGAGCT"]
+    assert np.array_equal(adata.X.toarray(), [[1, np.nan], [3, 4]], equal_nan=True)
+
+
 def test_a_long_table_is_read_in_parts_of_few_lines(tmp_path: Path) -> None:
     counts = np.random.default_rng(0).poisson(0.3, (1500, 7))
     with (tmp_path / "a.tsv").open("w", newline="") as file:

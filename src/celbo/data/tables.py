@@ -15,6 +15,7 @@ from typing import Literal, cast
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from celbo.data.loaded import Loaded, named, reading
 from celbo.data.scan import Matrix
@@ -121,16 +122,36 @@ def _numbers(block: list[tuple[int, str]], delimiter: str, columns: list[str], p
             value = f"line {number} has {n} fields, the first {len(columns) + 1}"
             fix = "It is cut short there, or a name holds the separator; write it again."
             raise ReadError("is not a whole table", where=str(path), value=value, fix=fix)
-    text = io.StringIO("".join(line if line.endswith("\n") else line + "\n" for _, line in block))
-    frame = pd.read_csv(
-        text, sep=delimiter, header=None, dtype={0: str}, keep_default_na=True, na_filter=True, index_col=None
-    )
+    lines = [line for _, line in block]
+    names, dense = _plain_numbers(lines, delimiter) or _any_numbers(lines, delimiter, columns, path)
+    with np.errstate(over="ignore"):
+        narrow = dense.astype(np.float32)
+    return names, sp.csr_matrix(narrow if np.array_equal(narrow, dense, equal_nan=True) else dense)
+
+
+def _plain_numbers(lines: list[str], delimiter: str) -> tuple[list[str], NDArray[np.float64]] | None:
+    """Read lines of a name and numbers, quickly even where they are long; None where there is more to them."""
+    names, rests = [], []
+    for line in lines:
+        name, _, rest = line.partition(f'"{delimiter}' if line.startswith('"') else delimiter)
+        names.append(name.removeprefix('"').strip())
+        rests.append(rest)
+    try:
+        return names, np.loadtxt(rests, dtype=np.float64, comments=None, delimiter=delimiter, ndmin=2)
+    except ValueError:
+        return None
+
+
+def _any_numbers(
+    lines: list[str], delimiter: str, columns: list[str], path: Path
+) -> tuple[list[str], NDArray[np.float64]]:
+    """Read lines that may have quotes and gaps."""
+    text = io.StringIO("".join(line if line.endswith("\n") else line + "\n" for line in lines))
+    frame = pd.read_csv(text, sep=delimiter, header=None, dtype={0: str})
     names = ["" if pd.isna(name) else str(name).strip() for name in frame[0]]
     values = frame.drop(columns=0)
     _check_numeric(values, names, columns, path)
-    dense = values.to_numpy(np.float64)
-    narrow = dense.astype(np.float32)
-    return names, sp.csr_matrix(narrow if np.array_equal(narrow, dense, equal_nan=True) else dense)
+    return names, values.to_numpy(np.float64)
 
 
 def _check_numeric(values: pd.DataFrame, names: list[str], columns: list[str], path: Path) -> None:
