@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from celbo import plots
+from celbo.plots.names import shown
 from celbo.plots.style import heat, new_axes
 from celbo.report import verdict
 from celbo.report.data import Categories, ReportData
@@ -65,8 +66,9 @@ def key_numbers(data: ReportData) -> str:
 def in_short(data: ReportData) -> str:
     """Return the verdicts of all sections, each linked to its own."""
     n = len(data.warnings)
-    found = f"{n} warning{'s' * (n != 1)} about the data." if n else "No warning about the data."
-    look = Verdict("fair" if n else "good", f"{n} to read" if n else "clean", found)
+    first = shown(data.warnings[0], 220) if n else "No warning about the data."
+    found = f"{first} ({n - 1} more below.)" if n > 1 else first
+    look = Verdict("fair" if n else "good", f"{n} warning{'s' * (n != 1)}" if n else "clean", found)
     rows: list[tuple[str, str, Verdict | None]] = [
         ("data", "Data", look),
         ("training", "Training", None if data.history is None else _training_verdict(data)),

@@ -17,7 +17,7 @@ def provenance(data: ReportData) -> str:
     cards = []
     if data.command:
         cards.append(card("Command <small>click selects all of it</small>", f"<pre>{text(data.command, 4000)}</pre>"))
-    known = [("celbo seed", str(data.seed))] if data.seed is not None else []
+    known = [("seed", f"<code>{text(data.seed, 40)}</code>")] if data.seed is not None else []
     known += [(key, f"<code>{text(value, 80)}</code>") for key, value in data.versions.items()]
     pair = [card("Seed and versions", facts(known))] if known else []
     if data.seconds:
@@ -45,7 +45,7 @@ def _times(seconds: Mapping[str, float]) -> str:
         for c, s in zip(colours, seconds.values(), strict=True)
     )
     rows = "".join(
-        f'<span title="{text(step)}"><i style="background:{c}"></i><bdi>{text(step, 40)} {s:,.1f} s</bdi></span>'
+        f'<span title="{text(step)}"><i style="background:{c}"></i><bdi>{text(step, 44)}</bdi>{s:,.1f} s</span>'
         for c, (step, s) in zip(colours, seconds.items(), strict=True)
     )
     return f'<div class="bar">{bar}</div><div class="legend">{rows}</div>'

@@ -251,10 +251,11 @@ def _log_error(check: pd.DataFrame, what: str) -> float:
 
 
 def _zeros_error(check: pd.DataFrame, n_cells: int) -> float:
-    """Root mean square difference of the zero fractions, less the binomial noise that both have with so few cells."""
+    """Mean difference of the zero fractions, less (in squares) the binomial noise that both have with so few cells."""
     seen, drawn = (check[f"zeros_{side}"].to_numpy(np.float64) for side in ("observed", "predicted"))
-    noise = (seen * (1 - seen) + drawn * (1 - drawn)) / max(n_cells, 1)
-    return float(np.sqrt(max(float(((seen - drawn) ** 2 - noise).mean()), 0.0)))
+    noise = float((seen * (1 - seen) + drawn * (1 - drawn)).mean()) / max(n_cells, 1)
+    difference = float(np.abs(seen - drawn).mean())
+    return float(np.sqrt(max(difference**2 - noise * 2 / np.pi, 0.0)))  # E|d| = sd sqrt(2 / pi) for normal noise
 
 
 def _factor(log2: float) -> str:
