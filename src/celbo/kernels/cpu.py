@@ -71,10 +71,11 @@ def fused_log_prob(  # noqa: PLR0917
         Whether the mean is `exp(log_scale) softmax(logits)` or `exp(log_scale + logits)`.
     """
     samples, cells, genes = logits.shape
+    counts = (counts[0].long(), counts[1].long(), counts[2].float())
     of = _theta_of(log_theta, theta_row, samples, cells)
     if log_theta is not None and log_theta.dim() == 3:
         log_theta = log_theta.expand(samples, cells, genes).reshape(-1, genes)
-    inputs = (logits, log_scale.expand(samples, cells), log_theta, dropout)
+    inputs = [None if t is None else t.float() for t in (logits, log_scale.expand(samples, cells), log_theta, dropout)]
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     out: Tensor = _Fused.apply((kind, softmax, wanted), counts, of, *inputs)  # type: ignore[no-untyped-call]
     return out

@@ -344,7 +344,7 @@ def _nb_stored(at: Any, x: Any, logits: Any, offset: float, mu: Any, theta: Any,
     _nb_few(x, m, t, value, g, by_theta, lowest)
     for s in range(at.size):
         j, n = at[s], x[s]
-        if lowest[s] > _FEW_MIN and n <= _FOUR and n == _f(int(n)):
+        if n == _ZERO or (lowest[s] > _FEW_MIN and n <= _FOUR and n == _f(int(n))):
             value[s] += zero[j]
             by_theta[s] += zero_by_theta[j]
         else:
@@ -361,8 +361,9 @@ def _nb_row(
     _nb_zeros(mu, theta, value, g, by_theta)
     stored = _nb_stored(at, x, logits, offset, mu, theta, value, by_theta)
     for s in range(at.size):
-        j = at[s]
-        value[j], g[j], by_theta[j] = stored[0, s], stored[1, s], stored[2, s]
+        if x[s] != _ZERO:  # a zero may be stored: it stays one
+            j = at[s]
+            value[j], g[j], by_theta[j] = stored[0, s], stored[1, s], stored[2, s]
 
 
 @compiled()
@@ -408,9 +409,10 @@ def _zinb_row(
     stored = _nb_stored(at, x, logits, offset, mu, theta, value, by_theta)
     _inflate(dropout, value, g, by_theta, by_dropout, log_kept)
     for s in range(at.size):
-        j = at[s]
-        value[j], g[j], by_theta[j] = stored[0, s] + log_kept[j], stored[1, s], stored[2, s]
-        by_dropout[j] = -_ONE / (_ONE + _exp(-dropout[j]))
+        if x[s] != _ZERO:
+            j = at[s]
+            value[j], g[j], by_theta[j] = stored[0, s] + log_kept[j], stored[1, s], stored[2, s]
+            by_dropout[j] = -_ONE / (_ONE + _exp(-dropout[j]))
 
 
 @compiled()
@@ -422,7 +424,7 @@ def _poisson_row(at: Any, x: Any, logits: Any, offset: float, mu: Any, value: An
         j = at[s]
         count, log_mu = _d(x[s]), logits[j] + offset
         n = int(count)
-        if n <= _SMALL and n == count:
+        if n <= _SMALL and n == count:  # a stored zero too
             value[j] = count * log_mu - _d(mu[j]) - _LOG_FACTORIAL[n]
             g[j] = count - _d(mu[j])
         else:

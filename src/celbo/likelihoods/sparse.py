@@ -84,8 +84,9 @@ def _at_stored(parameter: Tensor, rows: SparseRows) -> Tensor:
 
 def _overwrite(dense: Tensor, rows: SparseRows, stored: Tensor | None) -> Tensor:
     assert stored is not None
-    stored = stored.to(dense.dtype).expand(dense.shape[0], -1)
-    dense.view(dense.shape[0], -1).scatter_(1, _flat(rows).expand_as(stored), stored)
+    flat, at = dense.view(dense.shape[0], -1), _flat(rows)
+    stored = torch.where(rows.values == 0, flat.index_select(1, at), stored.to(dense.dtype))  # a stored zero stays one
+    flat.scatter_(1, at.expand_as(stored), stored)
     return dense
 
 
