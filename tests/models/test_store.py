@@ -105,7 +105,7 @@ def _edit(folder: Path, **changes: object) -> None:
 
 
 ATTACKS = {
-    "no folder": lambda f: shutil.rmtree(f),
+    "no folder": shutil.rmtree,
     "no description": lambda f: (f / "model.json").unlink(),
     "no weights": lambda f: (f / "weights.safetensors").unlink(),
     "truncated weights": lambda f: (f / "weights.safetensors").write_bytes(
