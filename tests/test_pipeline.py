@@ -16,7 +16,7 @@ import pytest
 
 import celbo
 from celbo.errors import CountsError, GenesError, OptionError, SchemaError
-from celbo.pipeline import RunConfig, RunResult, SelectionConfig
+from celbo.pipeline import RunConfig, RunResult, SelectionConfig, train
 from celbo.pipeline.config import build, different, flat, options_of, read_genes, read_toml, to_toml
 from celbo.pipeline.folder import RunFolder
 from celbo.pipeline.pages import known_labels
@@ -42,10 +42,10 @@ FILES = [
 HOSTILE = "<script>alert(1)</script>"
 
 
-def config(**train: object) -> RunConfig:
+def config(**plan: object) -> RunConfig:
     """Return options of a short run."""
-    plan = TrainConfig(**{"max_epochs": 4, "n_threads": 1, **train})  # type: ignore[arg-type]
-    return RunConfig(seed=3, selection=SelectionConfig(n_top_genes=300), train=plan)
+    short = TrainConfig(**{"max_epochs": 4, "n_threads": 1, **plan})  # type: ignore[arg-type]
+    return RunConfig(seed=3, selection=SelectionConfig(n_top_genes=300), train=short)
 
 
 def cells() -> anndata.AnnData:
@@ -101,6 +101,12 @@ def test_result_has_the_promised_slots(finished: RunResult) -> None:
     assert result.obsm["X_pca"].shape == (700, 50)
     assert isinstance(result.obs["leiden"].dtype, pd.CategoricalDtype)
     assert result.uns["celbo"]["versions"]["celbo"] == celbo.__version__
+
+
+def test_clusters_are_numbered_by_size(finished: RunResult) -> None:
+    sizes = finished.adata.obs["leiden"].value_counts(sort=False)
+    assert sizes.index.tolist() == [str(i) for i in range(len(sizes))]
+    assert sizes.is_monotonic_decreasing
 
 
 @pytest.mark.filterwarnings("ignore::celbo.errors.CelboWarning")
@@ -301,10 +307,10 @@ def test_counts_in_raw_are_found_with_the_genes_of_raw(tmp_path: Path) -> None:
     few.X = np.log1p(few.X.toarray())
     few.raw = full
     asked = replace(config(max_epochs=1), selection=SelectionConfig(n_top_genes=200))
-    result = celbo.run(few, config=asked, out=tmp_path / "out", layer="raw", progress=False)
-    assert result.adata.shape == (700, 765)
-    assert result.model.schema.n_genes == 200
-    assert few.n_vars == 100
+    asked = replace(asked, keys=replace(asked.keys, layer="raw"))
+    model = train(few, config=asked, out=tmp_path / "out", progress=False)
+    assert model.schema.n_genes == 200
+    assert not set(model.schema.genes) <= set(few.var_names)
 
 
 def test_cells_without_a_count_of_the_chosen_genes_are_left_out_with_a_warning(
@@ -317,9 +323,9 @@ def test_cells_without_a_count_of_the_chosen_genes_are_left_out_with_a_warning(
     adata.X = matrix.tocsr()
     (tmp_path / "genes.txt").write_text("\n".join(adata.var_names[chosen]))
     asked = replace(config(max_epochs=1), selection=SelectionConfig(genes=str(tmp_path / "genes.txt")))
-    result = celbo.run(adata, config=asked, out=tmp_path / "out", progress=False)
-    assert result.adata.n_obs < 700
-    assert adata.obs_names[3] not in result.adata.obs_names
+    model = train(adata, config=asked, out=tmp_path / "out", progress=False)
+    assert model.data.n_cells < 700
+    assert adata.obs_names[3] not in model.data.cell_names
     assert "no count of the 100 genes" in caplog.text
 
 

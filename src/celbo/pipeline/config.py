@@ -58,8 +58,8 @@ class GraphConfig:
 
     n_neighbors: int = 15
     """Neighbours of each cell in the graph that Leiden and UMAP use."""
-    resolution: float = 1.0
-    """Resolution of Leiden: larger gives more clusters."""
+    resolution: float = 0.5
+    """Resolution of Leiden: larger gives more and smaller clusters; 0.5 finds cell types rather than their states."""
     min_dist: float = 0.3
     """Smallest distance between points in the UMAP."""
     n_markers: int = 100

@@ -160,7 +160,7 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
     fitted = model.fitted
     assert fitted is not None  # a run ends with a trained model
     genes = [str(name) for name in adata.var_names]
-    used = f"Of {found.adata.n_vars:,} genes in the file, the model knows the {found.n_used:,} it was trained on."
+    used = f"Among the {found.n_used:,} genes the model was trained on, of {found.adata.n_vars:,} in the file."
     return ReportData(
         title=_title(config),
         source=", ".join(config.data),

@@ -220,17 +220,14 @@ def _neighbours(adata: AnnData, slot: str, config: RunConfig) -> None:
 
 
 def _leiden(adata: AnnData, config: RunConfig) -> None:
+    """Write the clusters of the neighbours' graph into `obs["leiden"]`; cluster 0 is the largest."""
     import scanpy as sc
 
-    sc.tl.leiden(
-        adata,
-        resolution=config.graph.resolution,
-        random_state=config.seed,
-        flavor="igraph",
-        n_iterations=2,
-        directed=False,
-        key_added="leiden",
-    )
+    options = {"flavor": "igraph", "n_iterations": 2, "directed": False, "random_state": config.seed}
+    sc.tl.leiden(adata, resolution=config.graph.resolution, key_added="leiden", **options)
+    codes = adata.obs["leiden"].cat.codes.to_numpy()
+    rank = np.argsort(np.argsort(-np.bincount(codes), kind="stable"))
+    results.write_clusters(adata, "leiden", rank[codes])
 
 
 def _umap(adata: AnnData, config: RunConfig) -> Floats:
