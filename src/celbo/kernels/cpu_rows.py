@@ -230,7 +230,8 @@ def _sum(values: Any) -> float:
     """Return the sum of a row in float64, of float32 sums of blocks."""
     total = 0.0
     for start in range(0, values.size, _BLOCK):
-        block, part = values[start : start + _BLOCK], _ZERO
+        block = values[start : start + _BLOCK]
+        part: Any = _ZERO
         for j in range(block.size):
             part += block[j]
         total += part
