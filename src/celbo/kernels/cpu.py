@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from celbo.kernels import cpu_rows as rows_
 
-__all__ = ["KINDS", "fused_log_prob"]
+__all__ = ["KINDS", "fused_log_prob", "run_parallel"]
 
 KINDS = {"nb": rows_.NB, "zinb": rows_.ZINB, "poisson": rows_.POISSON}
 """The likelihoods that have a fused kernel, by name."""
@@ -93,7 +93,9 @@ class _Fused(torch.autograd.Function):
         by_scale = torch.empty(shape[:2])
         arrays = [_matrix(t, shape[-1]) for t in (logits, theta, dropout)]
         given = (*(_array(t) for t in counts), _array(log_scale), *arrays, _array(of))
-        _run(rows_.forward, kind, softmax, wanted, *given, _array(value), _array(by_scale), *map(_array, slopes))
+        run_parallel(
+            rows_.forward, kind, softmax, wanted, *given, _array(value), _array(by_scale), *map(_array, slopes)
+        )
         if wanted:
             ctx.save_for_backward(slopes[0], by_scale, slopes[1], slopes[2], of)
             ctx.shapes = [None if t is None else t.shape for t in inputs]
@@ -126,7 +128,7 @@ def _theta_of(log_theta: Tensor | None, theta_row: Tensor | None, samples: int, 
 def _summed_theta(by_theta: Tensor, grad: Tensor, of: Tensor, shape: torch.Size) -> Tensor:
     """Return the gradient of the table: of each of its rows, the weighted sum over the cells that use it."""
     out = torch.zeros(shape)
-    _run(rows_.sum_by_row, _array(by_theta), _array(grad.reshape(-1)), _array(of), _GENES_A_BLOCK, _array(out))
+    run_parallel(rows_.sum_by_row, _array(by_theta), _array(grad.reshape(-1)), _array(of), _GENES_A_BLOCK, _array(out))
     return out
 
 
@@ -145,7 +147,7 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return array
 
 
-def _run(kernel: Any, *arguments: Any) -> None:
+def run_parallel(kernel: Any, *arguments: Any) -> None:
     """Call a parallel kernel with as many threads as torch has."""
     with _one_at_a_time:
         numba.set_num_threads(min(torch.get_num_threads(), _config.NUMBA_NUM_THREADS))

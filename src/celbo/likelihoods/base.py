@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from celbo.data.minibatch import SparseRows
 from celbo.errors import OptionError
-from celbo.kernels import reference
+from celbo.kernels import have_cpu_kernels, reference
 from celbo.likelihoods.special import log_softplus
 
 __all__ = ["CountParameters", "Likelihood", "Link", "Route"]
 
 Link = Literal["softmax", "exp", "softplus"]
 Route = Literal["auto", "reference", "torch", "fused"]
+_FUSED = ("nb", "zinb", "poisson")
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,6 @@ class CountParameters:
         )
 
 
-@cache
-def fused_kinds() -> frozenset[str]:
-    """Return the names of the likelihoods with a fused CPU kernel; none where numba does not work."""
-    try:
-        from celbo.kernels import cpu
-    except ImportError:
-        return frozenset()
-    return frozenset(cpu.KINDS)
-
-
 class Likelihood(ABC):
     """A distribution of one cell's counts given the decoder's output; genes are independent.
 
@@ -132,7 +123,7 @@ class Likelihood(ABC):
 
     def _has_fused(self, p: CountParameters) -> bool:
         here = p.logits.device.type == "cpu" and p.logits.dtype == torch.float32
-        return here and self.name in fused_kinds()
+        return here and self.name in _FUSED and have_cpu_kernels()
 
     def _log_prob_fused(self, p: CountParameters, rows: SparseRows) -> Tensor:
         if not self._has_fused(p):

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from celbo.data.minibatch import Minibatch, SparseRows
+from celbo.kernels import have_cpu_kernels
 
 __all__ = [
     "CovariateSizes",
@@ -23,6 +24,8 @@ __all__ = [
     "linear",
 ]
 
+_SPARSE = 0.3
+"""Share of stored counts below which the sparse product is the faster one (docs/decisions.md)."""
 _BATCH_NORM_MOMENTUM, _BATCH_NORM_EPS = 0.01, 1e-3
 """Those of the original TensorFlow code of scVI (decay 0.99), kept by scvi-tools."""
 
@@ -65,8 +68,17 @@ class SparseLinear(nn.Module):
 
     def forward(self, rows: SparseRows, dropout: Tensor | None = None) -> Tensor:
         """Return log1p(counts) @ weight + bias, (cells, out); `dropout` multiplies the (cells, genes) input."""
+        if dropout is None and self._has_kernel(rows):
+            from celbo.kernels.cpu_linear import log1p_linear
+
+            return log1p_linear((rows.indptr, rows.indices, rows.values), self.weight, self.bias)
         x = torch.log1p(rows.dense)
         return torch.addmm(self.bias, x if dropout is None else x * dropout, self.weight)
+
+    def _has_kernel(self, rows: SparseRows) -> bool:
+        here = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 == rows.values.dtype
+        sparse = rows.values.numel() < _SPARSE * rows.n_cells * rows.n_genes
+        return here and sparse and have_cpu_kernels()
 
 
 @dataclass(frozen=True)
