@@ -38,7 +38,7 @@ _config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 _one_at_a_time = threading.Lock()  # the workqueue layer aborts the process on concurrent calls
 
 
-def fused_log_prob(  # noqa: PLR0917
+def fused_log_prob(
     kind: int,
     counts: tuple[Tensor, Tensor, Tensor],
     logits: Tensor,

@@ -6,7 +6,7 @@ a form that LLVM turns into vector code. Single large counts are evaluated in fl
 All in one file: numba's cache on disk notices a change of the file of a function, not of the files it calls.
 """
 
-# ruff: noqa: PLR0917 - compiled functions take their arrays by position
+
 
 from __future__ import annotations
 
