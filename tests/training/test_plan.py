@@ -23,15 +23,23 @@ def test_every_default_is_resolved(n: int) -> None:
     assert None not in values
 
 
-def test_small_data_get_at_least_2000_steps() -> None:
-    for n in (400, 700, 1_500, 3_000):
-        plan = resolve(TrainConfig(), n)
-        assert plan.max_epochs * (n // plan.batch_size) >= 2_000
+def test_small_data_get_more_epochs_and_smaller_minibatches() -> None:
+    plans = [resolve(TrainConfig(), n) for n in (500, 1_500, 5_000)]
+    assert [plan.max_epochs for plan in plans] == [80, 47, 40]
+    assert [plan.batch_size for plan in plans] == [32, 64, 128]
+    assert [plan.learning_rate for plan in plans] == [2e-3, 4e-3, 8e-3]
 
 
-def test_steps_grow_with_the_cells_but_slower() -> None:
-    steps = [resolve(TrainConfig(), n).max_epochs * n / resolve(TrainConfig(), n).batch_size for n in SIZES[4:8]]
-    assert all(1 < b / a < 4 for a, b in itertools.pairwise(steps))
+def test_epochs_fall_while_all_cells_seen_grow() -> None:
+    plans = [(n, resolve(TrainConfig(), n)) for n in SIZES[2:8]]
+    assert all(a[1].max_epochs >= b[1].max_epochs for a, b in itertools.pairwise(plans))
+    seen = [n * plan.max_epochs for n, plan in plans]
+    assert all(a < b for a, b in itertools.pairwise(seen))
+
+
+def test_beyond_20000_cells_training_grows_with_the_root_of_their_number() -> None:
+    small, large = (n * resolve(TrainConfig(), n).max_epochs for n in (80_000, 320_000))
+    assert large / small == pytest.approx(2, rel=0.01)
 
 
 def test_a_million_cells_take_few_epochs() -> None:

@@ -21,7 +21,7 @@ import celbo
 from celbo.data.cells import CellData
 from celbo.data.minibatch import Minibatch
 from celbo.data.sampler import Split, split_cells
-from celbo.errors import OptionError
+from celbo.errors import CelboError, OptionError
 from celbo.training.checkpoint import CheckpointFolder
 from celbo.training.device import pick_device, torch_threads
 from celbo.training.history import history_frame
@@ -169,6 +169,9 @@ def _train(run: Run, folder: CheckpointFolder | None, progress: bool | None) -> 
                     folder.save(run.good)
         except KeyboardInterrupt:
             stopped: Stopped = "interrupted"
+        except CelboError:
+            run.keep(best=False)
+            raise
         else:
             stopped = run.done
     run.keep(best=run.plan.restore_best and run.good.best_epoch >= 0)

@@ -173,13 +173,13 @@ def resolve(plan: TrainConfig, n_train: int, *, n_cells: int | None = None) -> T
     TrainConfig
         The same plan in which `max_epochs`, `batch_size`, `learning_rate`, `kl_warmup` and `patience` are numbers.
     """
-    batch_size = plan.batch_size or (64 if n_train < _SMALL else 128)
+    batch_size = plan.batch_size or _default_batch_size(n_train)
     if plan.max_epochs is not None:
         max_epochs = plan.max_epochs
     elif plan.epochs_rule == "scvi-tools":
         max_epochs = max(1, min(round(20_000 / (n_cells or n_train) * 400), 400))
     else:
-        max_epochs = _default_epochs(n_train, batch_size)
+        max_epochs = _default_epochs(n_train)
     return replace(
         plan,
         batch_size=batch_size,
@@ -190,21 +190,22 @@ def resolve(plan: TrainConfig, n_train: int, *, n_cells: int | None = None) -> T
     )
 
 
-_SMALL = 2_000
-"""Below so many training cells the minibatches are of 64 instead of 128."""
+def _default_batch_size(n_train: int) -> int:
+    """Small data are better off with the noise of small minibatches (docs/decisions.md)."""
+    return 32 if n_train < 1_000 else 64 if n_train < 3_000 else 128
 
 
-def _default_epochs(n_train: int, batch_size: int) -> int:
-    """Epochs for about 2,000 steps on small data, 40 epochs up to 20,000 cells, from there steps as sqrt(cells)."""
-    steps_an_epoch = max(1, n_train // batch_size)
-    epochs = 40 * min(1.0, math.sqrt(20_000 / n_train))
-    return math.ceil(max(epochs, min(2_000 / steps_an_epoch, 400)))
+def _default_epochs(n_train: int) -> int:
+    """40 epochs from 2,000 to 20,000 cells; below and above, the steps go with the root of the number of cells."""
+    if n_train < 2_000:
+        return min(400, math.ceil(40 * math.sqrt(2_000 / n_train)))
+    return math.ceil(40 * min(1.0, math.sqrt(20_000 / n_train)))
 
 
 def _default_learning_rate(plan: TrainConfig, batch_size: int) -> float:
     if plan.schedule == "constant" or plan.optimizer == "rmsprop":
         return 1e-3
-    # 4e-3 for 64 cells and 8e-3 for 128 (docs/decisions.md); beyond that a larger batch bears no larger steps
+    # 2e-3 for 32 cells, 4e-3 for 64, 8e-3 for 128 (docs/decisions.md); a larger batch bears no larger steps
     return 8e-3 * min(1.0, batch_size / 128)
 
 
