@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 import celbo
-from celbo.errors import CountsError, GenesError, OptionError, SchemaError
-from celbo.pipeline import RunConfig, RunResult, SelectionConfig, train
+from celbo.errors import CountsError, GenesError, OptionError, SchemaError, WriteError
+from celbo.pipeline import GraphConfig, RunConfig, RunResult, SelectionConfig, train
 from celbo.pipeline.config import build, different, flat, options_of, read_genes, read_toml, to_toml
 from celbo.pipeline.folder import RunFolder
 from celbo.pipeline.pages import known_labels
@@ -371,6 +371,28 @@ def test_bad_toml_is_an_error_that_tells_the_fix(tmp_path: Path, text: str, told
     with pytest.raises(OptionError, match=r"bad\.toml") as caught:
         read_toml(tmp_path / "bad.toml")
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (GraphConfig, "n_neighbors", 1),
+        (GraphConfig, "resolution", -0.1),
+        (GraphConfig, "min_dist", float("nan")),
+        (SelectionConfig, "n_top_genes", -1),
+        (SelectionConfig, "max_percent_mito", -5.0),
+        (RunConfig, "seed", -1),
+    ],
+)
+def test_impossible_value_is_an_error_that_names_the_option(kind: type, name: str, value: float) -> None:
+    with pytest.raises(OptionError, match=f"option '{name}' has an impossible value: {value}"):
+        kind(**{name: value})
+
+
+def test_folder_that_cannot_be_made_is_a_named_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="cannot be written"):
+        RunFolder.open(replace(config(), out=str(tmp_path / "file" / "out")))
 
 
 def test_missing_toml_is_an_error(tmp_path: Path) -> None:

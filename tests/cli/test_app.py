@@ -96,6 +96,8 @@ def test_every_command_has_help_for_every_option(command: str, capsys: pytest.Ca
         (["run", "a.h5ad"], "--out"),
         (["run", "a.h5ad", "--config", "none.toml"], "none.toml cannot be read"),
         (["run"], "--out"),
+        (["run", "a.h5ad", "--out", "x", "--seed", "-1"], "option 'seed' has an impossible value"),
+        (["run", "a.h5ad", "--out", "x", "--n-neighbors", "-3"], "option 'n_neighbors'"),
         (["check"], "Name at least one file"),
         (["de", "model", "a.h5ad"], "--groupby"),
     ],
@@ -314,6 +316,20 @@ def test_quiet_says_nothing_but_the_result(
     said = capsys.readouterr()
     assert said.err == ""
     assert said.out.startswith("model ")
+
+
+def test_warnings_are_lines_of_the_log(
+    trained: Path, counts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adata = anndata.read_h5ad(counts_file)
+    matrix = adata.X.tolil()
+    matrix[(adata.obs["batch"] == adata.obs["batch"].iloc[0]).to_numpy(), 5] = 0
+    adata.X = matrix.tocsr()
+    adata.write_h5ad(tmp_path / "holed.h5ad")
+    assert main(["latent", str(trained), str(tmp_path / "holed.h5ad"), "--out", str(tmp_path / "z.csv")]) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "all zero in one batch" in line]
+    assert len(warned) == 1
+    assert re.match(r"\d\d:\d\d:\d\d warning: adata.X holds genes", warned[0])
 
 
 def test_resume_takes_the_options_of_the_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

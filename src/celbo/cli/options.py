@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from cyclopts import Parameter, Token
 
-from celbo.errors import OptionError
+from celbo.errors import CelboWarning, OptionError
 
 if TYPE_CHECKING:
     from cyclopts import App, ArgumentCollection
@@ -116,7 +117,7 @@ class _Json(logging.Formatter):
 
 @contextmanager
 def logged(options: LogOptions) -> Iterator[None]:
-    """Show celbo's log on standard error while a command works."""
+    """Show celbo's log and warnings on standard error while a command works; other packages' warnings are not shown."""
     logger, handler = logging.getLogger("celbo"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if options.log_json else _Plain())
     before = logger.level, logger.propagate
@@ -124,7 +125,11 @@ def logged(options: LogOptions) -> Iterator[None]:
     logger.setLevel(logging.WARNING if options.quiet else logging.INFO)
     logger.propagate = False
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", CelboWarning)
+            warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
+            yield
     finally:
         logger.removeHandler(handler)
         logger.level, logger.propagate = before

@@ -8,6 +8,7 @@ section (`[scvi] n_latent = 20`) or flat at the top of the file.
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,13 @@ MADE_BY = "made_by"
 """The table of `run.toml` that says what made it; it holds no options."""
 
 
+def _at_least(least: float, name: str, value: float | None) -> None:
+    if value is not None and not least <= value < math.inf:
+        raise OptionError(
+            "has an impossible value", where=f"option {name!r}", value=repr(value), fix=f"At least {least}."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
     """Which genes and cells the model is trained on."""
@@ -51,6 +59,11 @@ class SelectionConfig:
     max_percent_mito: float | None = None
     """Leave out cells with more than this percentage of their counts in mitochondrial genes."""
 
+    def __post_init__(self) -> None:
+        """Refuse impossible values with an `OptionError` that names the option."""
+        for name in ("n_top_genes", "min_counts", "min_genes", "max_percent_mito"):
+            _at_least(0, name, getattr(self, name))
+
 
 @dataclass(frozen=True, kw_only=True)
 class GraphConfig:
@@ -64,6 +77,11 @@ class GraphConfig:
     """Smallest distance between points in the UMAP."""
     n_markers: int = 100
     """Genes kept for each cluster in the table of markers; 0 is all."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values with an `OptionError` that names the option."""
+        for name, least in (("n_neighbors", 2), ("resolution", 0), ("min_dist", 0), ("n_markers", 0)):
+            _at_least(least, name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +108,10 @@ class TrainRunConfig:
     """The model."""
     train: Annotated[TrainConfig, Parameter(name="*", group=_GROUPS["Training"])] = field(default_factory=TrainConfig)
     """How it is trained."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values with an `OptionError` that names the option."""
+        _at_least(0, "seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celbo import results
-from celbo.errors import ModelFileError, OptionError, listed
+from celbo.errors import OptionError, WriteError, listed
 from celbo.files import atomic_text, remove_temporary
 from celbo.pipeline.config import TrainRunConfig, build, different, made_by, read_toml, to_toml
 
@@ -59,7 +59,10 @@ class RunFolder(Generic[ConfigT]):
             _remove_run(path)
         elif there != "empty":
             raise _refusal(path, there)
-        (path / "tables").mkdir(parents=True, exist_ok=True)
+        try:
+            (path / "tables").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _not_writable(path, error) from error
         remove_temporary(path)
         folder = cls(path, config)
         folder.write_options({"finished": False})
@@ -153,4 +156,9 @@ def _remove_run(path: Path) -> None:
             if (path / name).exists():
                 shutil.rmtree(path / name)
     except OSError as error:
-        raise ModelFileError("cannot be replaced", where=f"the run in {str(path)!r}", value=str(error)) from error
+        raise _not_writable(path, error) from error
+
+
+def _not_writable(path: Path, error: OSError) -> WriteError:
+    why = error.strerror or str(error)
+    return WriteError("cannot be written", where=f"the folder {str(path)!r}", value=why, fix="Choose another --out.")

@@ -42,6 +42,8 @@ BUILT_IN: dict[str, Callable[[], AnnData]] = {
     "demo:simulated": lambda: simulate(n_cells=3000, n_genes=1000, n_batches=3, n_cell_types=8, seed=0),
 }
 """Data that come with celbo, by the name they have in place of a file."""
+_MOST_DRAWS = 200_000
+"""Draws of all groups together when marker genes are looked for: what bounds the time."""
 _MAY_LOSE = 0.05
 """Share of the cells that may be left out for want of counts of the chosen genes; more is an error."""
 
@@ -293,7 +295,7 @@ def markers_of(
     n_markers
         Genes kept for each group, the strongest evidence first; 0 is all.
     n_samples
-        Draws from each group.
+        Draws from each group; fewer, but at least 500, where there are more than 40 groups.
     seed
         Seed of the draws.
 
@@ -306,5 +308,6 @@ def markers_of(
         return pd.DataFrame({"group1": [], "group2": []}, index=pd.Index([], name="gene"))
     data = model.data
     assert data is not None  # a model that was trained or loaded with cells
-    table = one_versus_rest(model.network, data, groups.to_numpy(), n_samples=n_samples, seed=seed)
+    few = min(n_samples, max(500, _MOST_DRAWS // groups.nunique()))
+    table = one_versus_rest(model.network, data, groups.to_numpy(), n_samples=few, seed=seed)
     return table if n_markers == 0 else table.groupby("group1", sort=False, observed=True).head(n_markers)
