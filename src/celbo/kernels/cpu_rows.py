@@ -6,8 +6,6 @@ a form that LLVM turns into vector code. Single large counts are evaluated in fl
 All in one file: numba's cache on disk notices a change of the file of a function, not of the files it calls.
 """
 
-
-
 from __future__ import annotations
 
 import math
