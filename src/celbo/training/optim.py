@@ -1,10 +1,15 @@
-"""Optimisers by name, their state as named tensors, gradient clipping and penalties on named parameters."""
+"""Optimisers by name, their state as named tensors, gradient clipping and penalties on named parameters.
+
+The optimisers are our own, on torch's fused and foreach operations: to make one of `torch.optim` imports torch's
+compiler, over a second of CPU time in every process that trains. A test holds them to torch's to rounding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,93 +18,123 @@ from celbo.errors import OptionError
 from celbo.training.checkpoint import check_tensors
 from celbo.training.plan import TrainConfig
 
-__all__ = [
-    "TensorFlowRMSprop",
-    "check_state",
-    "clip_gradients",
-    "load_state",
-    "make_optimizer",
-    "make_penalty",
-    "named_state",
-]
+__all__ = ["Adam", "Optimizer", "TensorFlowRMSprop", "clip_gradients", "make_optimizer", "make_penalty"]
 
 
-class TensorFlowRMSprop(torch.optim.Optimizer):
-    """RMSprop as TensorFlow 1 has it, which DCA's and AutoImpute's time used.
+class Optimizer(ABC):
+    """Updates parameters by their gradients.
 
-    `a <- decay * a + (1 - decay) * g^2` from a = 1 (not 0), then `w <- w - lr * g / sqrt(a + eps)` with epsilon inside
-    the root. Torch's own starts at 0 and adds epsilon outside, which makes its first steps about three times as long.
+    Parameters
+    ----------
+    parameters
+        The parameters to train, by name.
     """
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, decay: float = 0.9, eps: float = 1e-10) -> None:
-        super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
+    keys: ClassVar[tuple[str, ...]]
+    """Names of the tensors kept for each parameter."""
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self.parameters = dict(parameters)
+        self._state: dict[str, tuple[Tensor, ...]] = {}
+
+    @abstractmethod
+    def fresh(self, parameter: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors kept for a parameter before its first step, in the order of `keys`."""
+
+    @abstractmethod
+    def update(self, params: list[Tensor], grads: list[Tensor], state: list[list[Tensor]], rate: float) -> None:
+        """Update the parameters and, in place, what is kept for them: one list over the parameters for each key."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            grads = [p.grad for p in params]
-            accumulated = [self._accumulator(p) for p in params]
-            torch._foreach_mul_(accumulated, group["decay"])
-            torch._foreach_addcmul_(accumulated, grads, grads, value=1 - group["decay"])
-            roots = torch._foreach_add(accumulated, group["eps"])
-            torch._foreach_sqrt_(roots)
-            torch._foreach_addcdiv_(params, grads, roots, value=-group["lr"])
+    def step(self, learning_rate: float) -> None:
+        """Take a step with every parameter that has a gradient."""
+        moved = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        for name in moved.keys() - self._state.keys():
+            self._state[name] = self.fresh(moved[name])
+        if moved:
+            grads = [p.grad for p in moved.values() if p.grad is not None]
+            state = [list(kept) for kept in zip(*(self._state[name] for name in moved), strict=True)]
+            self.update(list(moved.values()), grads, state, learning_rate)
 
-    def _accumulator(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
-        if "mean_square" not in state:
-            state["mean_square"] = torch.ones_like(parameter)
-        mean_square: Tensor = state["mean_square"]
-        return mean_square
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return copies of what is kept as "parameter name/key"; empty before the first step."""
+        named = {name: zip(self.keys, kept, strict=True) for name, kept in self._state.items()}
+        return {f"{name}/{key}": value.clone() for name, kept in named.items() for key, value in kept}
+
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        """Take copies of the tensors that `state` returned; raises `ModelFileError` if they do not fit."""
+        names = [name for name in self.parameters if any(f"{name}/{key}" in saved for key in self.keys)]
+        fresh = {name: dict(zip(self.keys, self.fresh(self.parameters[name]), strict=True)) for name in names}
+        check_tensors(
+            saved, {f"{n}/{key}": v for n, kept in fresh.items() for key, v in kept.items()}, "optimiser state"
+        )
+        self._state = {
+            name: tuple(saved[f"{name}/{key}"].to(v.device, copy=True) for key, v in kept.items())
+            for name, kept in fresh.items()
+        }
 
 
-def make_optimizer(plan: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2014) with L2 penalty, or AdamW (Loshchilov and Hutter 2017) with decoupled weight decay."""
+
+    keys = ("step", "exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], *, eps: float = 1e-8, weight_decay: float = 0.0, decoupled: bool = False
+    ) -> None:
+        super().__init__(parameters)
+        self._constants = {"beta1": 0.9, "beta2": 0.999, "eps": eps, "weight_decay": weight_decay}
+        self._fused: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
+
+    def fresh(self, parameter: Tensor) -> tuple[Tensor, ...]:
+        """Return zeros: the number of steps, and the means of the gradient and of its square."""
+        steps = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        return steps, torch.zeros_like(parameter), torch.zeros_like(parameter)
+
+    def update(self, params: list[Tensor], grads: list[Tensor], state: list[list[Tensor]], rate: float) -> None:
+        """Take a step of Adam in one fused operation."""
+        steps, means, squares = state
+        torch._foreach_add_(steps, 1)
+        self._fused(params, grads, means, squares, [], steps, amsgrad=False, maximize=False, lr=rate, **self._constants)
+
+
+class TensorFlowRMSprop(Optimizer):
+    """RMSprop as TensorFlow 1 has it, which the papers of that time used.
+
+    `a <- 0.9 a + 0.1 g^2` from a = 1 (not 0), then `w <- w - lr * g / sqrt(a + 1e-10)` with epsilon inside the root.
+    Torch's own starts at 0 and adds epsilon outside, which makes its first steps about three times as long.
+    """
+
+    keys = ("mean_square",)
+
+    def fresh(self, parameter: Tensor) -> tuple[Tensor, ...]:
+        """Return ones, the mean square of a gradient that has not been seen."""
+        return (torch.ones_like(parameter),)
+
+    def update(self, params: list[Tensor], grads: list[Tensor], state: list[list[Tensor]], rate: float) -> None:
+        """Take a step of RMSprop."""
+        (mean_squares,) = state
+        torch._foreach_mul_(mean_squares, 0.9)
+        torch._foreach_addcmul_(mean_squares, grads, grads, value=0.1)
+        roots = torch._foreach_add(mean_squares, 1e-10)
+        torch._foreach_sqrt_(roots)
+        torch._foreach_addcdiv_(params, grads, roots, value=-rate)
+
+
+def make_optimizer(plan: TrainConfig, network: nn.Module) -> Optimizer:
     """Return the plan's optimiser over the parameters of `network` that are to be trained."""
-    params = [p for p in network.parameters() if p.requires_grad]
-    if not params:
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    if not parameters:
         raise OptionError("has no parameter to train", where="the network", fix="Unfreeze at least one.")
-    rate = plan.learning_rate
-    assert rate is not None
     if plan.optimizer == "rmsprop":
-        return TensorFlowRMSprop(params, lr=rate)
-    fused = all(p.device.type in {"cpu", "cuda"} and p.is_floating_point() for p in params)
-    kind = torch.optim.Adam if plan.optimizer == "adam" else torch.optim.AdamW
-    return kind(params, lr=rate, eps=plan.adam_eps, weight_decay=plan.weight_decay, fused=fused)
-
-
-def named_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
-    """Return copies of the optimiser's tensors as "parameter name/state name"; empty before the first step."""
-    return {
-        f"{name}/{key}": value.detach().clone()
-        for name, parameter in network.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def load_state(optimizer: torch.optim.Optimizer, network: nn.Module, saved: dict[str, Tensor]) -> None:
-    """Put copies of the tensors that `named_state` returned back into the optimiser."""
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for full, value in saved.items():
-        name, key = full.rsplit("/", 1)
-        by_name.setdefault(name, {})[key] = value
-    optimizer.state.clear()
-    for name, parameter in network.named_parameters():
-        if name in by_name:
-            optimizer.state[parameter] = {k: v.to(parameter.device, copy=True) for k, v in by_name[name].items()}
-
-
-def check_state(optimizer: torch.optim.Optimizer, network: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Refuse, with a `ModelFileError`, saved tensors that are not a state of this optimiser for this network."""
-    keys = {"mean_square"} if isinstance(optimizer, TensorFlowRMSprop) else {"step", "exp_avg", "exp_avg_sq"}
-    expected: dict[str, Tensor] = {}
-    for name, parameter in network.named_parameters():
-        if any(f"{name}/{key}" in saved for key in keys):
-            expected |= {f"{name}/{key}": torch.zeros(()) if key == "step" else parameter for key in keys}
-    check_tensors(saved, expected, "optimiser state")
+        return TensorFlowRMSprop(parameters)
+    decoupled = plan.optimizer == "adamw"
+    return Adam(parameters, eps=plan.adam_eps, weight_decay=plan.weight_decay, decoupled=decoupled)
 
 
 def clip_gradients(plan: TrainConfig, grads: list[Tensor], norms: Tensor) -> None:

@@ -23,7 +23,7 @@ from celbo.training.checkpoint import Snapshot, check_tensors
 from celbo.training.device import derived_seed
 from celbo.training.guard import MAX_RETRIES, Guard, NonFinite, gave_up
 from celbo.training.history import TermSums, history_row, term_names, term_sums
-from celbo.training.optim import check_state, clip_gradients, load_state, make_optimizer, make_penalty, named_state
+from celbo.training.optim import clip_gradients, make_optimizer, make_penalty
 from celbo.training.plan import StepState, TrainConfig
 from celbo.training.progress import Progress
 from celbo.training.schedule import has_plateaued, kl_weight, one_cycle, warmup_epochs
@@ -77,7 +77,6 @@ class Run:
         expected = self.network.state_dict()
         check_tensors(snapshot.weights, expected, "weights")
         check_tensors(snapshot.best, expected, "best weights")
-        check_state(self.optimizer, self.network, snapshot.optimizer)
         self.good = replace(snapshot, weights=self._to_device(snapshot.weights), best=self._to_device(snapshot.best))
         self.restore()
 
@@ -85,7 +84,7 @@ class Run:
         """Put the network and the optimiser back to the last good state."""
         self.guard.forget()
         self.network.load_state_dict(self.good.weights)
-        load_state(self.optimizer, self.network, self.good.optimizer)
+        self.optimizer.load(self.good.optimizer)
 
     def keep(self, *, best: bool) -> None:
         """Leave the network with the weights of the last epoch, or of the best."""
@@ -144,7 +143,7 @@ class Run:
         return Snapshot(
             weights=weights,
             best=weights if better else good.best,
-            optimizer=named_state(self.optimizer, self.network),
+            optimizer=self.optimizer.state(),
             epoch=good.epoch + 1,
             step=step,
             best_epoch=good.epoch if better else good.best_epoch,
@@ -165,12 +164,13 @@ class Run:
 
     def _step(self, batch: Minibatch, step: int, sums: TermSums) -> None:
         epoch = self.good.epoch
-        self._set_weights(step)
+        for weight in self.weights.values():
+            weight.fill_(self._kl_weight(step))
         loss = self.network.loss(batch, StepState(step, epoch, self.generator, self.weights))  # type: ignore[operator]
         total = loss.total(self.weights)
         if self.penalty is not None:
             total = total + self.penalty()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         total.backward()
         grads = [p.grad for p in self.network.parameters() if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(grads))
@@ -178,7 +178,7 @@ class Run:
         seen = torch.cat([terms, total.detach()[None], norms])
         self.guard.watch(seen, term_names(loss), batch, f"step {step} (epoch {epoch})")
         clip_gradients(self.plan, grads, norms)
-        self.optimizer.step()
+        self.optimizer.step(self._rate(step))
         sums.add(loss, terms)
 
     @torch.no_grad()
@@ -225,13 +225,6 @@ class Run:
     def _kl_weight(self, step: int) -> float:
         assert self.plan.kl_warmup is not None
         return kl_weight(step, self.good.epoch, self.n_steps, self.plan.kl_warmup)
-
-    def _set_weights(self, step: int) -> None:
-        weight, rate = self._kl_weight(step), self._rate(step)
-        for tensor in self.weights.values():
-            tensor.fill_(weight)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
 
 def _is_better(row: Mapping[str, float], good: Snapshot) -> bool:
