@@ -79,21 +79,19 @@ def unreadable(folder: Path) -> list[str]:
     return bad
 
 
-def wait_for(folder: Path, process: int) -> None:
-    """Wait until a training writes its first checkpoint, or ends."""
-    while not folder.exists() and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+def wait_for(folder: Path, process: int, epoch: int) -> None:
+    """Wait until a training has written the checkpoint of so many epochs, or has ended."""
+    while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if max((int(path.name[6:]) for path in CheckpointFolder(folder, identity={})._found()), default=0) >= epoch:
+            return
         time.sleep(0.001)
 
 
-def trial(folder: Path, moment: float, expected: str) -> dict[str, object]:
-    """Kill a training so many seconds after its first checkpoint, look at what it left, and train on to the end.
-
-    A negative moment is one before the first checkpoint, counted from the start.
-    """
+def trial(folder: Path, epoch: int, delay: float, expected: str) -> dict[str, object]:
+    """Kill a training so many seconds after so many epochs, look at what it left, and train on to the end."""
     process = start(folder)
-    if moment >= 0:
-        wait_for(folder, process)
-    time.sleep(abs(moment))
+    wait_for(folder, process, epoch)
+    time.sleep(delay)
     os.kill(process, signal.SIGKILL)
     killed = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
     bad = unreadable(folder)
@@ -102,21 +100,21 @@ def trial(folder: Path, moment: float, expected: str) -> dict[str, object]:
 
 
 def main() -> None:
-    """Time a training that is left alone, then kill others: one of ten before its first checkpoint, the rest after."""
+    """Train once alone, then kill others after a random epoch and a random part of the next one."""
     root, trials, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     rng = np.random.default_rng(seed)
     finish(root / "warm")  # compiles what is compiled once
-    began = time.perf_counter()
     process = start(root / "alone")
-    wait_for(root / "alone", process)
-    first = time.perf_counter() - began
+    wait_for(root / "alone", process, 1)
+    began = time.perf_counter()
+    wait_for(root / "alone", process, PLAN.max_epochs)
+    an_epoch = (time.perf_counter() - began) / (PLAN.max_epochs - 1)
     os.waitpid(process, 0)
-    rest = time.perf_counter() - began - first
     expected = (root / "alone.digest").read_text()
-    print(json.dumps({"before": first, "after": rest, "expected": expected}), flush=True)
+    print(json.dumps({"seconds an epoch": an_epoch, "expected": expected}), flush=True)
     for i in range(trials):
-        moment = -rng.uniform(0, first) if i % 10 == 9 else rng.uniform(0, rest)
-        print(json.dumps(trial(root / f"run{i}", moment, expected)), flush=True)
+        epoch, delay = int(rng.integers(PLAN.max_epochs)), rng.uniform(0, 1.5 * an_epoch)
+        print(json.dumps(trial(root / f"run{i}", epoch, delay, expected)), flush=True)
 
 
 if __name__ == "__main__":
