@@ -54,6 +54,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--genes", type=int, default=2_000)
     parser.add_argument("--n-samples", type=int, default=10, help="draws of the latent state in the evaluation")
     parser.add_argument("--n-threads", type=int, default=1, help="of each side; both train at the same time")
+    parser.add_argument("--note", default="", help="what a reader of the result should know")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "elbo_parity.json")
     return parser.parse_args()
 
@@ -163,7 +164,13 @@ def main() -> None:
     }
     about = {"celbo": celbo.__version__, "torch": torch.__version__, "python": platform.python_version()}
     about |= {"machine": platform.machine(), "cores": os.cpu_count(), "date": time.strftime("%Y-%m-%d")}
-    result: dict[str, Any] = {"what": __doc__.splitlines()[0], "plan": plan, "about": about, "sets": {}}
+    result: dict[str, Any] = {
+        "what": __doc__.splitlines()[0],
+        "note": args.note,
+        "plan": plan,
+        "about": about,
+        "sets": {},
+    }
     for name in args.sets:
         result["sets"][name] = compare(name, args)
         args.out.write_text(json.dumps(result, indent=1) + "\n")
