@@ -214,3 +214,25 @@ def test_few_cells_of_a_batch_warn_and_train(adata):
         model = celbo.SCVI(few, batch_key="batch", n_hidden=8, n_latent=2)
     model.train(max_epochs=1, progress=False)
     assert np.isfinite(model.get_elbo())
+
+
+def test_second_training_goes_on_from_the_first():
+    pbmc = celbo.datasets.pbmc()
+    model = celbo.SCVI(pbmc, n_hidden=16)
+    model.train(max_epochs=8, progress=False)
+    first = model.history["elbo_train"]
+    model.train(max_epochs=2, learning_rate=1e-4, kl_warmup=0, progress=False)
+    assert model.history["elbo_train"].iloc[0] > first.iloc[0] + 20
+
+
+def test_interrupted_first_epoch_is_no_training(adata, monkeypatch):
+    model = celbo.SCVI(adata, n_hidden=8, n_latent=2)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model.network, "loss", stop)
+    model.train(max_epochs=2, progress=False)
+    assert not model.is_trained
+    with pytest.raises(NotTrainedError):
+        model.get_elbo()

@@ -109,6 +109,8 @@ class Model(Generic[ConfigT]):
     ) -> Self:
         """Train the network; None means the plan's value, and in the plan the default that is good on any size.
 
+        A second call trains further, from the weights of the first.
+
         Parameters
         ----------
         plan
@@ -160,14 +162,15 @@ class Model(Generic[ConfigT]):
             checkpoint_dir=checkpoint_dir,
             resume=resume,
             fingerprint={"model": type(self).__name__, "config": config_dict(self.config)},
+            prepare=not self.is_trained,
         )
         self.network.eval()
         return self
 
     @property
     def is_trained(self) -> bool:
-        """Whether `train` has run."""
-        return self.fitted is not None
+        """Whether `train` has finished an epoch."""
+        return self.fitted is not None and self.fitted.best_epoch >= 0
 
     @property
     def history(self) -> pd.DataFrame:
@@ -248,7 +251,7 @@ class Model(Generic[ConfigT]):
     # -- what every getter needs -------------------------------------------------------------------------------------
 
     def _trained(self) -> FitResult:
-        if self.fitted is None:
+        if self.fitted is None or not self.is_trained:
             raise NotTrainedError("has not been trained", where=type(self).__name__, fix="Call model.train() first.")
         return self.fitted
 
