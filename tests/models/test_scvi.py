@@ -236,3 +236,12 @@ def test_interrupted_first_epoch_is_no_training(adata, monkeypatch):
     assert not model.is_trained
     with pytest.raises(NotTrainedError):
         model.get_elbo()
+
+
+def test_data_cut_in_place_are_read_anew(adata):
+    mine = adata.copy()
+    model = celbo.SCVI(mine, n_hidden=8, n_latent=2)
+    model.train(max_epochs=1, progress=False)
+    assert model.get_latent_representation(mine).shape == (60, 2)
+    mine._inplace_subset_obs(mine.obs_names[:7])
+    assert model.get_latent_representation(mine).shape == (7, 2)

@@ -20,7 +20,7 @@ import torch
 
 from celbo.data.cells import CellData, open_anndata
 from celbo.data.schema import DataKeys, Schema
-from celbo.errors import InputError, NotTrainedError, OptionError, SchemaError, listed, nearest
+from celbo.errors import InputError, NotTrainedError, OptionError, listed, nearest
 from celbo.training.engine import FitResult, fit
 from celbo.training.plan import TrainConfig
 
@@ -262,29 +262,19 @@ class Model(Generic[ConfigT]):
 
     def _data_of(self, adata: AnnData | None) -> CellData:
         """Return the model's own data, or `adata` checked, aligned and encoded."""
-        if adata is None or (self.data is not None and adata is self._adata()):
+        if adata is None or (adata is self._adata() and self._same_cells(adata)):
             return self._own_data()
         require_counts = getattr(self.config, "likelihood", "nb") != "normal"
         return open_anndata(adata, self.schema.keys, schema=self.schema, require_counts=require_counts)
+
+    def _same_cells(self, adata: AnnData) -> bool:
+        """Whether an AnnData still has the cells it had when the model was built: it may have been cut in place."""
+        return self.data is not None and np.array_equal(np.asarray(adata.obs_names, str), self.data.cell_names)
 
     def _asked(self, adata: AnnData | None, indices: Indices) -> tuple[CellData, npt.NDArray[np.int64]]:
         self._trained()
         data = self._data_of(adata)
         return data, positions(indices, data.n_cells, "indices")
-
-    def _column(self, name: str, adata: AnnData | None = None) -> pd.Series:
-        """Return a column of `obs`, from the AnnData given or from the one that the model was built on."""
-        source = adata if adata is not None else self._adata()
-        if source is None:
-            raise SchemaError(
-                f"cannot be looked up: {name!r}",
-                where="column of obs",
-                fix="The AnnData the model was built on is gone; pass adata=.",
-            )
-        if name not in source.obs:
-            raise SchemaError(f"has no column {name!r}", where="obs", fix=nearest(name, map(str, source.obs.columns)))
-        column: pd.Series = source.obs[name]
-        return column
 
     def __repr__(self) -> str:
         state = "trained" if self.is_trained else "not trained"
