@@ -6,10 +6,9 @@ its own gives its `config_class` and its `network_class`; data keys and configur
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -19,8 +18,19 @@ import pandas as pd
 import torch
 
 from celbo.data.cells import CellData, open_anndata
-from celbo.data.schema import DataKeys, Schema
-from celbo.errors import InputError, NotTrainedError, OptionError, listed, nearest
+from celbo.data.schema import Schema
+from celbo.errors import InputError, NotTrainedError
+from celbo.models.options import (
+    Indices,
+    batch_codes,
+    check_config,
+    check_seed,
+    config_dict,
+    constructor_signature,
+    gene_positions,
+    positions,
+    split_options,
+)
 from celbo.training.engine import FitResult, fit
 from celbo.training.plan import TrainConfig
 
@@ -30,7 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["CountModel", "Model"]
 
 ConfigT = TypeVar("ConfigT")
-Indices = Sequence[int] | npt.NDArray[Any] | pd.Series | None
+Asked = tuple[CellData, npt.NDArray[np.int64]]
+"""The data asked about, and the positions of the cells in them."""
 
 
 class Model(Generic[ConfigT]):
@@ -61,14 +72,13 @@ class Model(Generic[ConfigT]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "config_class" in cls.__dict__:
-            cls.__signature__ = _signature(cls.config_class)  # type: ignore[attr-defined]
+            cls.__signature__ = constructor_signature(cls.config_class)  # type: ignore[attr-defined]
 
     def __init__(self, adata: AnnData, *, config: ConfigT | None = None, seed: int = 0, **options: Any) -> None:
-        keys, given = _split_options(type(self).__name__, self.config_class, options)
+        keys, given = split_options(type(self).__name__, self.config_class, options)
         checked = replace(config or self.config_class(), **given)  # type: ignore[type-var]
         check_config(checked)
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-            raise OptionError("is not a whole number from 0 on", where=f"seed={seed!r}")
+        check_seed(seed)
         require_counts = getattr(checked, "likelihood", "nb") != "normal"
         data = open_anndata(adata, keys, require_counts=require_counts)
         self._bind(checked, data.schema, seed, data, weakref.ref(adata))
@@ -271,7 +281,7 @@ class Model(Generic[ConfigT]):
         """Whether an AnnData still has the cells it had when the model was built: it may have been cut in place."""
         return self.data is not None and np.array_equal(np.asarray(adata.obs_names, str), self.data.cell_names)
 
-    def _asked(self, adata: AnnData | None, indices: Indices) -> tuple[CellData, npt.NDArray[np.int64]]:
+    def _asked(self, adata: AnnData | None, indices: Indices) -> Asked:
         self._trained()
         data = self._data_of(adata)
         return data, positions(indices, data.n_cells, "indices")
@@ -370,9 +380,7 @@ class CountModel(Model[ConfigT]):
         """Return the evidence lower bound in nats per cell (negative): the mean, or each cell's, (cells,)."""
         from celbo.posterior.evidence import elbo
 
-        data, index = self._asked(adata, indices)
-        seed = self.seed if seed is None else seed
-        return elbo(self.network, data, index, n_samples=n_samples, per_cell=per_cell, seed=seed)
+        return self._evidence(elbo, self._asked(adata, indices), n_samples, per_cell, seed)
 
     def get_reconstruction_error(
         self,
@@ -386,9 +394,7 @@ class CountModel(Model[ConfigT]):
         """Return minus the expected log-likelihood given the latent state, in nats per cell (positive)."""
         from celbo.posterior.evidence import reconstruction_error
 
-        data, index = self._asked(adata, indices)
-        seed = self.seed if seed is None else seed
-        return reconstruction_error(self.network, data, index, n_samples=n_samples, per_cell=per_cell, seed=seed)
+        return self._evidence(reconstruction_error, self._asked(adata, indices), n_samples, per_cell, seed)
 
     def get_marginal_ll(
         self,
@@ -406,9 +412,11 @@ class CountModel(Model[ConfigT]):
         """
         from celbo.posterior.evidence import marginal_ll
 
-        data, index = self._asked(adata, indices)
+        return self._evidence(marginal_ll, self._asked(adata, indices), n_samples, per_cell, seed)
+
+    def _evidence(self, of: Callable[..., Any], asked: Asked, n_samples: int, per_cell: bool, seed: int | None) -> Any:
         seed = self.seed if seed is None else seed
-        return marginal_ll(self.network, data, index, n_samples=n_samples, per_cell=per_cell, seed=seed)
+        return of(self.network, *asked, n_samples=n_samples, per_cell=per_cell, seed=seed)
 
     def posterior_predictive_sample(
         self, adata: AnnData | None = None, *, indices: Indices = None, n_samples: int = 1, seed: int | None = None
@@ -435,106 +443,3 @@ class CountModel(Model[ConfigT]):
         seed = self.seed if seed is None else seed
         sizes: npt.NDArray[np.float32] = latent_library_size(self.network, data, index, give_mean=give_mean, seed=seed)
         return sizes
-
-
-# -- options and positions -------------------------------------------------------------------------------------------
-
-
-def config_dict(config: Any) -> dict[str, Any]:
-    """Return the fields of a configuration by name."""
-    return {f.name: getattr(config, f.name) for f in fields(config)}
-
-
-def check_config(config: Any) -> None:
-    """Check every field of a configuration against its type: choices of literals, positive sizes, rates in [0, 1)."""
-    from typing import get_args, get_origin, get_type_hints
-
-    for name, kind in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            raise OptionError(
-                "is not a choice", where=f"{name}={value!r}", fix=nearest(str(value), map(str, get_args(kind)))
-            )
-        if kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise OptionError("is not a positive whole number", where=f"{name}={value!r}")
-        if kind is float and (not isinstance(value, int | float) or not 0 <= value < 1):
-            raise OptionError("is not between 0 and 1", where=f"{name}={value!r}")
-        if kind is bool and not isinstance(value, bool):
-            raise OptionError("is not True or False", where=f"{name}={value!r}")
-
-
-def _signature(config_class: type[Any]) -> inspect.Signature:
-    """Return the constructor's signature: data keys, configuration fields, all with their defaults."""
-    p, kw = inspect.Parameter, inspect.Parameter.KEYWORD_ONLY
-    parameters = [p("adata", p.POSITIONAL_OR_KEYWORD), p("config", kw, default=None)]
-    for source in (DataKeys, config_class):
-        parameters += [p(f.name, kw, default=f.default, annotation=f.type) for f in fields(source)]
-    return inspect.Signature([*parameters, p("seed", kw, default=0)])
-
-
-def _split_options(name: str, config_class: type[Any], options: dict[str, Any]) -> tuple[DataKeys, dict[str, Any]]:
-    """Divide keyword options into data keys and configuration fields; an unknown one is an error."""
-    key_names = [f.name for f in fields(DataKeys)]
-    config_names = [f.name for f in fields(config_class)]
-    for option in options:
-        if option not in key_names and option not in config_names:
-            raise OptionError(f"has no option {option!r}", where=name, fix=nearest(option, key_names + config_names))
-    keys = {k: v for k, v in options.items() if k in key_names}
-    for k, v in keys.items():
-        plural = k.endswith("_keys") and k != "labels_keys"
-        if plural:
-            keys[k] = (v,) if isinstance(v, str) else tuple(v or ())
-        elif v is not None and not isinstance(v, str):
-            raise OptionError("is not the name of a column or layer", where=f"{k}={v!r}")
-    return DataKeys(**keys), {k: v for k, v in options.items() if k in config_names}
-
-
-def positions(indices: Indices, n_cells: int, where: str) -> npt.NDArray[np.int64]:
-    """Return cell positions from positions, a boolean mask or None (all); (chosen,) int64."""
-    if indices is None:
-        return np.arange(n_cells)
-    array = np.asarray(indices)
-    if array.ndim != 1:
-        raise OptionError("must be one-dimensional", where=where, value=f"its shape is {array.shape}")
-    if array.dtype == bool:
-        if array.size != n_cells:
-            raise OptionError(f"is a mask of {array.size} for {n_cells} cells", where=where)
-        return np.flatnonzero(array)
-    if array.size == 0:
-        raise OptionError("is empty", where=where)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise OptionError("must hold positions or a boolean mask", where=where, value=f"its type is {array.dtype}")
-    if array.min() < -n_cells or array.max() >= n_cells:
-        worst = array.min() if array.min() < -n_cells else array.max()
-        raise OptionError(f"holds a position outside {n_cells} cells", where=where, value=str(worst))
-    return np.where(array < 0, array + n_cells, array).astype(np.int64)
-
-
-def gene_positions(gene_list: Sequence[str] | None, schema: Schema) -> npt.NDArray[np.int64] | None:
-    """Return the columns of the genes named, or None for all."""
-    if gene_list is None:
-        return None
-    names = [gene_list] if isinstance(gene_list, str) else list(gene_list)
-    where = {gene: i for i, gene in enumerate(schema.genes)}
-    unknown = [g for g in names if g not in where]
-    if unknown:
-        raise OptionError(
-            f"names {len(unknown)} genes that the model does not have",
-            where="gene_list",
-            value=listed(unknown),
-            fix=nearest(str(unknown[0]), schema.genes) if len(schema.genes) < 100_000 else "",
-        )
-    return np.array([where[g] for g in names], np.int64)
-
-
-def batch_codes(transform_batch: str | Sequence[str] | None, schema: Schema) -> list[int] | None:
-    """Return the codes of the batches named, or None for each cell's own."""
-    if transform_batch is None:
-        return None
-    names = [transform_batch] if isinstance(transform_batch, str | int) else list(transform_batch)
-    codes = {batch: i for i, batch in enumerate(schema.batches)}
-    unknown = [b for b in names if str(b) not in codes]
-    if unknown:
-        raise OptionError("names an unknown batch", where="transform_batch", value=listed(unknown),
-                          fix=f"The model knows {listed(schema.batches)}.")  # fmt: skip
-    return [codes[str(b)] for b in names]

@@ -21,12 +21,14 @@ from celbo.data.sampler import Split
 from celbo.data.schema import Schema
 from celbo.errors import InputError, ModelFileError, nearest
 from celbo.files import atomic_folder
-from celbo.models.base import Model, check_config, config_dict
+from celbo.models.options import check_config, config_dict
 from celbo.training.engine import FitResult
 from celbo.training.plan import TrainConfig
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from celbo.models.base import Model
 
 __all__ = ["load", "save_model"]
 

@@ -13,7 +13,7 @@ import pandas as pd
 from celbo import results
 from celbo.data.read import read
 from celbo.errors import OptionError, listed
-from celbo.models.base import batch_codes, gene_positions
+from celbo.models.options import batch_codes, gene_positions
 from celbo.models.scvi import SCVI
 from celbo.models.store import load
 from celbo.pipeline.steps import BUILT_IN, column_of, markers_of
