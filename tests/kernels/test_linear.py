@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 
 from celbo.data.minibatch import SparseRows
+from celbo.kernels import cpu_rows
 from celbo.kernels.cpu_linear import log1p_linear
 from celbo.nn.layers import SparseLinear
 
@@ -64,3 +69,28 @@ def test_layer_gives_the_same_on_both_routes():
     layer = SparseLinear(300, 16, fan_in=300)
     rows = _case(8, 300, 16, 0.1)[0]
     torch.testing.assert_close(layer(rows), layer(rows, torch.ones(8, 300)), rtol=1e-5, atol=1e-5)
+
+
+def test_log1p_is_right_to_two_ulp_also_of_values_that_are_no_counts():
+    x = np.concatenate([np.arange(70_000), np.logspace(-30, 37, 1001), -np.logspace(-30, -1e-3, 1001)])
+    x = x.astype(np.float32)
+    out = np.empty_like(x)
+    cpu_rows.log1p_row(x, out)
+    truth = np.log1p(x.astype(float))
+    assert (np.abs(out - truth) / np.spacing(np.abs(truth).astype(np.float32))).max() < 2
+
+
+def test_log1p_of_what_has_none_is_that_of_torch():
+    x = torch.tensor([-1.0, -2.0, torch.nan, torch.inf, 3.0])
+    out = torch.empty_like(x)
+    cpu_rows.log1p_row(x.numpy(), out.numpy())
+    torch.testing.assert_close(out, torch.log1p(x), equal_nan=True)
+
+
+def test_the_first_kernel_leaves_the_number_of_threads_of_torch():
+    code = (
+        "import celbo, torch; torch.set_num_threads(1);"
+        "from celbo.kernels.cpu_linear import log1p_linear as f; one = torch.ones(1, 1);"
+        "f((torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1)), one, one[0]); assert torch.get_num_threads() == 1"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -149,6 +149,9 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 
 def run_parallel(kernel: Any, *arguments: Any) -> None:
     """Call a parallel kernel with as many threads as torch has."""
+    threads = torch.get_num_threads()
     with _one_at_a_time:
-        numba.set_num_threads(min(torch.get_num_threads(), _config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(threads, _config.NUMBA_NUM_THREADS))
+        if torch.get_num_threads() != threads:  # numba's first launch sets the count of the OpenMP both share
+            torch.set_num_threads(threads)
         kernel(*arguments)

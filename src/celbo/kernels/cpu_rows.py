@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
-__all__ = ["NB", "POISSON", "ZINB", "forward", "sum_by_row"]
+__all__ = ["NB", "POISSON", "ZINB", "forward", "log1p_row", "sum_by_row"]
 
 NB, ZINB, POISSON = 0, 1, 2
 
@@ -182,6 +182,21 @@ def _log1p_parts(r: Any) -> Any:
     log1p = k * _LN2_HIGH + (t + (t * t * (t * tail - _HALF) + k * _LN2_LOW))
     excess = r * r * ((inverse - _HALF) + r * tail) if k == _ZERO else log1p - r * inverse
     return log1p, excess, inverse
+
+
+@compiled()
+def log1p_row(x: Any, out: Any) -> None:
+    """Fill `out` with log(1 + x) in float32."""
+    n_other = 0  # negative, beyond the range of the vector code, or NaN
+    for j in range(x.size):
+        usual = x[j] >= _ZERO and x[j] < _RATIO_MAX
+        n_other += 0 if usual else 1
+        log1p, _, _ = _log1p_parts(x[j] if usual else _ZERO)
+        out[j] = log1p
+    if n_other:
+        for j in range(x.size):
+            if not (x[j] >= _ZERO and x[j] < _RATIO_MAX):
+                out[j] = np.log1p(x[j])
 
 
 # One large count at a time, in float64

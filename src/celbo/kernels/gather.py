@@ -37,10 +37,14 @@ def gather_rows(
     genes = np.empty(starts[-1], dtype=np.int64)
     out = np.empty(starts[-1], dtype=np.float32)
     for i in range(rows.shape[0]):
-        first, to = indptr[rows[i]], starts[i]
-        for k in range(starts[i + 1] - to):
-            genes[to + k] = indices[first + k]
-            out[to + k] = values[first + k]
+        first, last = indptr[rows[i]], indptr[rows[i] + 1]
+        # slices, and a loop each: then LLVM sees that nothing overlaps or wraps around, and makes vector code
+        to_genes, from_genes = genes[starts[i] : starts[i + 1]], indices[first:last]
+        for k in range(to_genes.size):
+            to_genes[k] = from_genes[k]
+        to_out, from_values = out[starts[i] : starts[i + 1]], values[first:last]
+        for k in range(to_out.size):
+            to_out[k] = from_values[k]
     return starts, genes, out
 
 
