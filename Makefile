@@ -10,7 +10,7 @@ DEMO   ?= demo
 THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint bench venv-peer golden freeze
+.PHONY: help venv demo test test-slow lint bench bench-elbo bench-full venv-peer golden freeze
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,8 +32,20 @@ lint: .venv/.done  ## Style, types and the import order of the rooms
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
 
-bench: .venv/.done venv-peer  ## Run the side-by-side measurements; writes benchmarks/results/*.json
+bench: .venv/.done venv-peer  ## Measure speed and memory beside scvi-tools, and the floor; under 30 minutes
+	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/plot.py
+	$(BIN)/python benchmarks/targets.py
+
+bench-elbo: .venv/.done venv-peer  ## Compare held-out ELBOs under one plan with scvi-tools (hours)
 	$(BIN)/python benchmarks/elbo_parity.py
+
+bench-full: .venv/.done venv-peer  ## The long grid and the time to quality on real sets (many hours; resumable)
+	$(BIN)/python benchmarks/speed.py --grid --rounds 3
+	$(BIN)/python benchmarks/time_to_quality.py
+	$(BIN)/python benchmarks/plot.py
+	$(BIN)/python benchmarks/targets.py
 
 venv-peer: .venv-peer/.done  ## Make .venv-peer with scvi-tools, for comparisons only
 

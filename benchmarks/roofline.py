@@ -1,0 +1,349 @@
+"""The floor of each part of a training step, measured alone at the same shapes, beside ours inside the real step.
+
+    .venv/bin/python benchmarks/roofline.py [--rounds 3]
+
+A floor is the fastest of the ways known here to compute a part, called alone on preallocated memory with nothing else
+to do: the products of the output layer by torch's GEMM, in the faster of two layouts; the sparse first layer and the
+likelihood, both ways, by our kernels (or a dense product, where that is faster); gathering the rows; one fused
+step of Adam over the parameters; and the small layers as bare torch operations, forwards and backwards by hand, without
+autograd. The sum is the floor of the step. "ours" are the durations of the same parts within training, from torch's
+profiler; the small layers are what is left of the whole step, which is timed without the profiler: so they hold all
+that is nobody's part (calls, autograd, the guard, sums for the history).
+
+The whole step is the wall-clock time of whole epochs after the first one, over their steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import machine
+import numpy as np
+import torch
+from speed import Data, simulated
+from speed_worker import Celbo
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function
+
+import celbo
+from celbo.data.cells import CellData
+from celbo.kernels import cpu, cpu_linear
+from celbo.training.optim import Adam, Optimizer
+
+PARTS = ("output GEMMs", "first layer", "likelihood", "gather", "Adam", "small layers and the rest")
+HIDDEN, LATENT = 128, 10
+
+
+# -- floors ----------------------------------------------------------------------------------------------------------
+
+
+def fastest(*ways: Callable[[], Any], seconds: float = 0.25) -> float:
+    """Return the median milliseconds of the fastest way."""
+    return min(_median(way, seconds) for way in ways)
+
+
+def _median(way: Callable[[], Any], seconds: float) -> float:
+    for _ in range(5):
+        way()
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times) < 20:
+        start = time.perf_counter()
+        way()
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+class Floors:
+    """What each part takes alone, in milliseconds, for a minibatch of a model."""
+
+    def __init__(self, model: Any, batch_size: int, likelihood: str) -> None:
+        data: CellData = model.data
+        self.n, self.genes = batch_size, data.n_genes
+        self.likelihood = likelihood
+        self.heads = 2 if likelihood == "zinb" else 1
+        self.model, self.data = model, data
+        rng = np.random.default_rng(0)
+        self.cells = [np.sort(rng.choice(data.n_cells, batch_size, replace=False)) for _ in range(16)]
+        self.batches = [data.minibatch(cells) for cells in self.cells]
+        rows = self.batches[0].rows
+        self.counts = (rows.indptr, rows.indices, rows.values)
+        self.rows = rows
+
+    @torch.no_grad()
+    def gemms(self, dtype: torch.dtype = torch.float32) -> float:
+        """Return the three products of each output head."""
+        n, genes = self.n, self.genes
+        h, g = torch.randn(n, HIDDEN, dtype=dtype), torch.randn(n, genes, dtype=dtype)
+        by_gene, by_unit = torch.randn(genes, HIDDEN, dtype=dtype), torch.randn(HIDDEN, genes, dtype=dtype)
+        bias, out = torch.randn(genes, dtype=dtype), torch.empty(n, genes, dtype=dtype)
+        grad_h = torch.empty(n, HIDDEN, dtype=dtype)
+        grad_gene, grad_unit = torch.empty_like(by_gene), torch.empty_like(by_unit)
+        forward = fastest(
+            lambda: torch.addmm(bias, h, by_gene.t(), out=out), lambda: torch.addmm(bias, h, by_unit, out=out)
+        )
+        backward = fastest(
+            lambda: torch.mm(g, by_gene, out=grad_h), lambda: torch.mm(g, by_unit.t(), out=grad_h)
+        ) + fastest(lambda: torch.mm(g.t(), h, out=grad_gene), lambda: torch.mm(h.t(), g, out=grad_unit))
+        return self.heads * (forward + backward)
+
+    def first_layer(self) -> float:
+        """Return log1p counts times the first weight, both ways."""
+        weight, bias = torch.randn(self.genes, HIDDEN, requires_grad=True), torch.randn(HIDDEN, requires_grad=True)
+        grad = torch.randn(self.n, HIDDEN)
+
+        def kernel() -> None:
+            out = cpu_linear.log1p_linear(self.counts, weight, bias)
+            torch.autograd.grad(out, (weight, bias), grad)
+
+        with torch.no_grad():
+            x = torch.log1p(self.rows.dense)
+        out, grad_weight = torch.empty(self.n, HIDDEN), torch.empty(self.genes, HIDDEN)
+
+        @torch.no_grad()
+        def dense() -> None:
+            torch.addmm(bias, x, weight, out=out)
+            torch.mm(x.t(), grad, out=grad_weight)
+
+        return fastest(kernel, dense)
+
+    def kernel(self) -> float:
+        """Return the likelihood and its gradient."""
+        logits = torch.randn(1, self.n, self.genes, requires_grad=True)
+        log_theta = torch.randn(1, self.genes, requires_grad=True)
+        dropout = torch.randn(1, self.n, self.genes, requires_grad=True) if self.heads == 2 else None
+        scale = self.batches[0].library.log()[None]
+        wanted = tuple(t for t in (logits, log_theta, dropout) if t is not None)
+        grad = torch.full((1, self.n), -1.0 / self.n)
+        kind = cpu.KINDS[self.likelihood]
+
+        def way() -> None:
+            value = cpu.fused_log_prob(kind, self.counts, logits, scale, log_theta, None, dropout)
+            torch.autograd.grad(value, wanted, grad)
+
+        return fastest(way)
+
+    def gather(self) -> float:
+        """Return the rows of a minibatch, other ones each time, from the counts of all cells."""
+        turn = iter(range(10**9))
+        return fastest(lambda: self.data.minibatch(self.cells[next(turn) % len(self.cells)]))
+
+    def adam(self) -> float:
+        """Return a fused step over parameters of the same shapes."""
+        parameters = {name: torch.randn_like(p) for name, p in self.model.network.named_parameters()}
+        for p in parameters.values():
+            p.grad = torch.randn_like(p)
+        optimizer = Adam(parameters)
+        return fastest(lambda: optimizer.step(1e-5))
+
+    @torch.no_grad()
+    def small_layers(self) -> float:
+        """Return everything between the first layer and the output layer, both ways, as bare operations."""
+        return fastest(_SmallLayers(self.n))
+
+    def all(self) -> dict[str, float]:
+        """Return the floor of each part."""
+        ways = (self.gemms, self.first_layer, self.kernel, self.gather, self.adam, self.small_layers)
+        return {name: way() for name, way in zip(PARTS, ways, strict=True)}
+
+
+class _SmallLayers:
+    """Norms, ReLU, dropout, the encoder's head, the draw, the KL, the decoder's hidden layer; and their gradients."""
+
+    def __init__(self, n: int) -> None:
+        f = torch.randn
+        self.n, self.x, self.codes = n, f(n, HIDDEN), torch.arange(n) % 3
+        self.norms = [(torch.ones(HIDDEN), torch.zeros(HIDDEN), torch.zeros(HIDDEN), torch.ones(HIDDEN)) for _ in "ed"]
+        self.head, self.head_bias = f(2 * LATENT, HIDDEN) / 20, f(2 * LATENT) / 20
+        self.first, self.first_bias, self.table = f(HIDDEN, LATENT), f(HIDDEN), f(3, HIDDEN)
+        self.grad_h = f(n, HIDDEN)
+
+    def __call__(self) -> None:
+        aten = torch.ops.aten
+        w, b, mean, var = self.norms[0]
+        y, *saved_e = aten.native_batch_norm(self.x, w, b, mean, var, True, 0.01, 1e-3)
+        relu_e = aten.relu(y)
+        mask = torch.empty_like(relu_e).bernoulli_(0.9).div_(0.9)
+        e = relu_e * mask
+        both = torch.addmm(self.head_bias, e, self.head.t())
+        mu, log_variance = both[:, :LATENT], both[:, LATENT:]
+        variance = log_variance.exp()
+        scale = (variance + 1e-4).sqrt()
+        noise = torch.randn(self.n, LATENT)
+        z = torch.addcmul(mu, scale, noise)
+        (0.5 * (scale * scale + mu * mu - 1) - scale.log()).sum(1)
+        a = torch.addmm(self.first_bias, z, self.first.t()) + self.table[self.codes]
+        w, b, mean, var = self.norms[1]
+        y, *saved_d = aten.native_batch_norm(a, w, b, mean, var, True, 0.01, 1e-3)
+        relu_d = aten.relu(y)
+
+        grad = aten.threshold_backward(self.grad_h, relu_d, 0)
+        grad, *_ = aten.native_batch_norm_backward(grad, a, w, mean, var, *saved_d, True, 1e-3, [True, True, True])
+        torch.zeros(3, HIDDEN).index_add_(0, self.codes, grad)
+        grad.sum(0)
+        torch.mm(grad.t(), z)
+        grad_z = torch.mm(grad, self.first)
+        grad_scale = (grad_z * noise + (scale - 1 / scale) / self.n) * variance / (2 * scale)
+        grad_both = torch.cat([grad_z + mu / self.n, grad_scale], 1)
+        grad_both.sum(0)
+        torch.mm(grad_both.t(), e)
+        grad = aten.threshold_backward(torch.mm(grad_both, self.head) * mask, relu_e, 0)
+        w, b, mean, var = self.norms[0]
+        grad, *_ = aten.native_batch_norm_backward(grad, self.x, w, mean, var, *saved_e, True, 1e-3, [True, True, True])
+        grad.sum(0)
+
+
+# -- ours ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def named_parts() -> Iterator[None]:
+    """Give the profiler names for what is no torch operation."""
+    minibatch, step = CellData.minibatch, Optimizer.step
+
+    def gather(self: CellData, index: Any) -> Any:
+        with record_function("part: gather"):
+            return minibatch(self, index)
+
+    def adam(self: Optimizer, learning_rate: float) -> None:
+        with record_function("part: Adam"):
+            step(self, learning_rate)
+
+    CellData.minibatch, Optimizer.step = gather, adam  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        CellData.minibatch, Optimizer.step = minibatch, step  # type: ignore[method-assign]
+
+
+def kernel_names() -> dict[str, str]:
+    """Return the part of each autograd function of the kernels, by the name that the profiler gives it."""
+    import importlib
+    import pkgutil
+
+    import celbo.kernels as room
+
+    names = {}
+    for found in pkgutil.iter_modules(room.__path__):
+        module = importlib.import_module(f"{room.__name__}.{found.name}")
+        part = "first layer" if "linear" in found.name else "likelihood"
+        for name, kind in inspect.getmembers(module, inspect.isclass):
+            if issubclass(kind, torch.autograd.Function) and kind is not torch.autograd.Function:
+                names |= {name: part, f"{name}Backward": part}
+    return names
+
+
+def part_of(event: FunctionEvent, kernels: dict[str, str], genes: int) -> str | None:
+    """Return the part that an operation belongs to."""
+    if event.name.startswith("part: "):
+        return event.name.removeprefix("part: ")
+    if event.name in ("aten::addmm", "aten::mm") and any(genes in shape for shape in event.input_shapes or []):
+        return "output GEMMs"
+    return kernels.get(event.name)
+
+
+def inside(model: Any, plan: Any, genes: int) -> dict[str, float]:
+    """Return milliseconds a step of each part within training, from the profiler; the rest is not told."""
+    kernels = kernel_names()
+    with named_parts(), profile(activities=[ProfilerActivity.CPU], record_shapes=True, acc_events=True) as profiler:
+        model.train(plan, device="cpu", progress=False)
+    total = dict.fromkeys(PARTS[:-1], 0.0)
+    events = profiler.events()
+    assert events is not None
+    n_steps = sum(event.name == "part: Adam" for event in events)
+    for event in events:
+        part = part_of(event, kernels, genes)
+        if part is None:
+            continue
+        total[part] += event.cpu_time_total
+        above = event.cpu_parent
+        while above is not None and part_of(above, kernels, genes) is None:
+            above = above.cpu_parent
+        if above is not None:  # counted once: in the innermost part
+            total[part_of(above, kernels, genes) or part] -= event.cpu_time_total
+    return {part: 1e-3 * value / n_steps for part, value in total.items()}
+
+
+def whole(side: Celbo, model: Any, plan: dict[str, Any], n_epochs: int) -> float:
+    """Return milliseconds a step, of whole epochs after the first one."""
+    stamps: list[float] = []
+    job = {"train": None, "epochs": n_epochs + 1, **plan}
+    side.fit(model, job, lambda: stamps.append(time.perf_counter()))
+    n_steps = -(-model.data.n_cells // plan["batch_size"])
+    return 1e3 * statistics.median(np.diff(stamps)) / n_steps
+
+
+def table(data: Data, likelihood: str, batch_size: int, rounds: int, side: Celbo) -> dict[str, Any]:
+    """Measure floor and step in turns; return medians over rounds."""
+    from speed_worker import cells_of
+
+    adata = cells_of(str(simulated(data)[0]))
+    floors: list[dict[str, float]] = []
+    ours: list[dict[str, float]] = []
+    for _ in range(rounds):
+        model = side.build(adata, {"likelihood": likelihood})
+        floors.append(Floors(model, batch_size, likelihood).all())
+        step = whole(side, model, {"batch_size": batch_size}, 3)
+        model = side.build(adata, {"likelihood": likelihood})
+        plan = celbo.TrainConfig(max_epochs=1, batch_size=batch_size, n_threads=side.n_threads, train_size=1.0)
+        parts = inside(model, plan, data.genes)
+        ours.append(parts | {PARTS[-1]: step - sum(parts.values())})
+    rows = {}
+    for part in PARTS:
+        floor, mine = (statistics.median(r[part] for r in runs) for runs in (floors, ours))
+        rows[part] = {"floor_ms": floor, "ours_ms": mine, "ratio": mine / floor}
+    whole_floor, whole_ours = (statistics.median(sum(r.values()) for r in runs) for runs in (floors, ours))
+    rows["whole step"] = {"floor_ms": whole_floor, "ours_ms": whole_ours, "ratio": whole_ours / whole_floor}
+    in_bf16 = Floors(model, batch_size, likelihood).gemms(torch.bfloat16)
+    out = {"cells": data.cells, "genes": data.genes, "likelihood": likelihood, "batch_size": batch_size}
+    rounded = {part: {k: machine.significant(v, 3) for k, v in row.items()} for part, row in rows.items()}
+    rates = {k: round(1e3 * batch_size / rows["whole step"][f"{k}_ms"]) for k in ("floor", "ours")}
+    return out | {"parts": rounded, "cells_per_second": rates, "output_gemms_bf16_ms": machine.significant(in_bf16, 3)}
+
+
+def show(name: str, told: dict[str, Any]) -> None:
+    """Print a table."""
+    print(f"\n{name}: milliseconds a step\n{'':28}{'floor':>8}{'ours':>8}{'ratio':>8}")
+    for part, row in told["parts"].items():
+        print(f"{part:28}{row['floor_ms']:8.3f}{row['ours_ms']:8.3f}{row['ratio']:8.2f}")
+    rates = told["cells_per_second"]
+    print(f"{'cells/s':28}{rates['floor']:8,}{rates['ours']:8,}   (output GEMMs in bf16: ", end="")
+    print(f"{told['output_gemms_bf16_ms']:.3f} ms)", flush=True)
+
+
+def main() -> None:
+    """Measure all tables, print and write them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
+    parser.add_argument("--cells", type=int, default=20_000)
+    parser.add_argument("--wide-cells", type=int, default=4_000)
+    parser.add_argument("--wait", type=float, default=600, help="longest wait for a quiet machine, seconds")
+    parser.add_argument("--out", type=str, default=str(machine.RESULTS / "roofline.json"))
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    narrow, wide = Data(args.cells, 2_000, 0.13), Data(args.wide_cells, 20_000, 0.05)
+    for data in (narrow, wide):
+        simulated(data)
+    side = Celbo(args.threads)
+    side.do_warm({"likelihood": "nb"})
+    note = machine.wait_until_quiet(args.wait)
+    cases = [(narrow, "nb", 128), (narrow, "zinb", 128), (narrow, "nb", 512), (wide, "nb", 128)]
+    about = machine.about(args.threads) | note
+    result: dict[str, Any] = {"what": __doc__.splitlines()[0], "about": about, "rounds": args.rounds, "tables": {}}
+    for data, likelihood, batch_size in cases:
+        name = f"{likelihood}, batch {batch_size}, {data.genes:,} genes"
+        result["tables"][name] = table(data, likelihood, batch_size, args.rounds, side)
+        show(name, result["tables"][name])
+        machine.write_json(machine.Path(args.out), result)
+
+
+if __name__ == "__main__":
+    main()
