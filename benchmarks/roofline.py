@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/roofline.py [--rounds 3]
 
 A floor is the fastest of the ways known here to compute a part, called alone on preallocated memory with nothing else
-to do: the products of the output layer by torch's GEMM, in the faster of two layouts; the sparse first layer and the
+to do: the products of the output layer by MKL or oneDNN, in the faster of two layouts; the sparse first layer and the
 likelihood, both ways, by our kernels (or a dense product, where that is faster); gathering the rows; one fused
 step of Adam over the parameters; and the small layers as bare torch operations, forwards and backwards by hand, without
 autograd. The sum is the floor of the step. "ours" are the durations of the same parts within training, from torch's
@@ -61,6 +61,17 @@ def _median(way: Callable[[], Any], seconds: float) -> float:
     return 1e3 * statistics.median(times)
 
 
+def products(x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None = None) -> list[Callable[[], Any]]:
+    """Return the ways to x @ y.T + bias: torch's own product, into memory that is there, and oneDNN's."""
+    out = torch.empty(x.shape[0], y.shape[0], dtype=x.dtype)
+    ways: list[Callable[[], Any]] = [
+        (lambda: torch.mm(x, y.t(), out=out)) if bias is None else (lambda: torch.addmm(bias, x, y.t(), out=out))
+    ]
+    if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, y, bias, "none", [], ""))
+    return ways
+
+
 class Floors:
     """What each part takes alone, in milliseconds, for a minibatch of a model."""
 
@@ -83,16 +94,11 @@ class Floors:
         n, genes = self.n, self.genes
         h, g = torch.randn(n, HIDDEN, dtype=dtype), torch.randn(n, genes, dtype=dtype)
         by_gene, by_unit = torch.randn(genes, HIDDEN, dtype=dtype), torch.randn(HIDDEN, genes, dtype=dtype)
-        bias, out = torch.randn(genes, dtype=dtype), torch.empty(n, genes, dtype=dtype)
-        grad_h = torch.empty(n, HIDDEN, dtype=dtype)
-        grad_gene, grad_unit = torch.empty_like(by_gene), torch.empty_like(by_unit)
-        forward = fastest(
-            lambda: torch.addmm(bias, h, by_gene.t(), out=out), lambda: torch.addmm(bias, h, by_unit, out=out)
-        )
-        backward = fastest(
-            lambda: torch.mm(g, by_gene, out=grad_h), lambda: torch.mm(g, by_unit.t(), out=grad_h)
-        ) + fastest(lambda: torch.mm(g.t(), h, out=grad_gene), lambda: torch.mm(h.t(), g, out=grad_unit))
-        return self.heads * (forward + backward)
+        bias = torch.randn(genes, dtype=dtype)
+        forward = fastest(*products(h, by_gene, bias), *products(h, by_unit.t(), bias))
+        by_hidden = fastest(*products(g, by_gene.t()), *products(g, by_unit))
+        by_weight = fastest(*products(g.t(), h.t()), *products(h.t(), g.t()))
+        return self.heads * (forward + by_hidden + by_weight)
 
     def first_layer(self) -> float:
         """Return log1p counts times the first weight, both ways."""
@@ -233,7 +239,7 @@ def kernel_names() -> dict[str, str]:
     names = {}
     for found in pkgutil.iter_modules(room.__path__):
         module = importlib.import_module(f"{room.__name__}.{found.name}")
-        part = "first layer" if "linear" in found.name else "likelihood"
+        part = {"cpu_linear": "first layer", "cpu_dense": "output GEMMs"}.get(found.name, "likelihood")
         for name, kind in inspect.getmembers(module, inspect.isclass):
             if issubclass(kind, torch.autograd.Function) and kind is not torch.autograd.Function:
                 names |= {name: part, f"{name}Backward": part}

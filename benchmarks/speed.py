@@ -127,9 +127,7 @@ def simulated(data: Data) -> tuple[Path, float]:
     path = machine.SCRATCH / f"{data.name}_{data.seed}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        library = _library_for(data)
-        adata = _simulate(data, data.cells, library)
-        x, batch = adata.X, adata.obs["batch"].astype(str).to_numpy().astype(str)
+        x, batch = _counts(data)
         whole = {"values": x.data, "indices": x.indices.astype(np.int32), "indptr": x.indptr.astype(np.int64)}
         part = path.with_suffix(".part.npz")
         np.savez(part, **whole, shape=np.array(x.shape), batch=batch)
@@ -138,25 +136,28 @@ def simulated(data: Data) -> tuple[Path, float]:
         return path, float(saved["indptr"][-1]) / (data.cells * data.genes)
 
 
-def _simulate(data: Data, n_cells: int, library_size: float) -> Any:
-    adata = celbo.datasets.simulate(
-        n_cells=n_cells, n_genes=data.genes, n_batches=3, seed=data.seed, library_size=library_size, latent_effect=0.2
-    )
-    keep = np.asarray(adata.X.sum(1)).ravel() > 0
-    if not keep.all():  # an empty cell cannot be trained on; another's counts stand in for it
-        fill = np.flatnonzero(keep)[np.arange(n_cells) % int(keep.sum())]
-        adata = adata[np.where(keep, np.arange(n_cells), fill)].copy()
-    return adata
-
-
-def _library_for(data: Data) -> float:
-    """Find the library size that gives the density, by bisection on few cells."""
-    low, high = np.log(2.0), np.log(100.0 * data.genes)
-    for _ in range(9):
-        middle = (low + high) / 2
-        x = _simulate(data, 200, float(np.exp(middle))).X
-        low, high = (middle, high) if x.nnz / (200 * data.genes) < data.density else (low, middle)
-    return float(np.exp((low + high) / 2))
+def _counts(data: Data) -> tuple[Any, Any]:
+    """Return counts (CSR) and batches: drawn too dense, then thinned, which leaves negative binomials what they are."""
+    library = 2.0 * data.genes * data.density
+    while True:
+        adata = celbo.datasets.simulate(
+            n_cells=data.cells, n_genes=data.genes, n_batches=3, seed=data.seed, library_size=library, latent_effect=0.2
+        )
+        if adata.X.nnz > 1.05 * data.density * data.cells * data.genes:
+            break
+        library *= 2
+    x = adata.X.tocsr()
+    times = np.bincount(x.data.astype(np.int64))
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        share = (low + high) / 2
+        kept = times.sum() - (times * (1 - share) ** np.arange(times.size)).sum()
+        low, high = (share, high) if kept < data.density * data.cells * data.genes else (low, share)
+    x.data = np.random.default_rng(data.seed).binomial(x.data.astype(np.int64), high).astype(np.float32)
+    x.eliminate_zeros()
+    for cell in np.flatnonzero(np.diff(x.indptr) == 0):  # an empty cell cannot be trained on
+        x[cell, 0] = 1.0
+    return x, adata.obs["batch"].astype(str).to_numpy().astype(str)
 
 
 # -- rounds ----------------------------------------------------------------------------------------------------------
