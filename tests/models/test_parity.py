@@ -153,7 +153,7 @@ def translated(peer: Tensors, network: SCVINetwork) -> Tensors:
     heads = {"px_scale_decoder.0": "mean", "px_r_decoder": "theta", "px_dropout_decoder": "dropout"}
     for theirs, own in heads.items():
         found = {n: peer[f"decoder.{theirs}.{n}"] for n in ("weight", "bias") if f"decoder.{theirs}.{n}" in peer}
-        ours |= {f"decoder.heads.{own}.{name}": value for name, value in found.items()}
+        ours |= {f"decoder.heads.{own}.{name}": value.t() for name, value in found.items()}  # ours: (hidden, genes)
     shapes = {name: value.shape for name, value in network.state_dict().items()}
     if "px_r" in peer:  # (genes,) or (genes, categories)
         ours["log_theta"] = peer["px_r"].reshape(shapes["log_theta"][::-1]).T

@@ -73,31 +73,36 @@ def fused_log_prob(
     samples, cells, genes = logits.shape
     counts = (counts[0].long(), counts[1].long(), counts[2].float())
     of = _theta_of(log_theta, theta_row, samples, cells)
-    if log_theta is not None and log_theta.dim() == 3:
+    entries = log_theta is not None and log_theta.dim() == 3
+    if log_theta is not None and entries:
         log_theta = log_theta.expand(samples, cells, genes).reshape(-1, genes)
     inputs = [None if t is None else t.float() for t in (logits, log_scale.expand(samples, cells), log_theta, dropout)]
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    out: Tensor = _Fused.apply((kind, softmax, wanted), counts, of, *inputs)  # type: ignore[no-untyped-call]
+    out: Tensor = _Fused.apply((kind, softmax, wanted, entries), counts, of, *inputs)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: tuple[int, bool, bool], counts: tuple[Tensor, ...], of: Tensor, *inputs: Any) -> Tensor:
-        kind, softmax, wanted = call
+    def forward(
+        ctx: Any, call: tuple[int, bool, bool, bool], counts: tuple[Tensor, ...], of: Tensor, *inputs: Any
+    ) -> Tensor:
+        kind, softmax, wanted, entries = call
         logits, log_scale, log_theta, dropout = inputs
         shape = logits.shape
         theta = None if log_theta is None else log_theta.clamp(-_LOG_THETA_RANGE, _LOG_THETA_RANGE).exp_()
+        guess = np.float32(-1) / np.float32(shape[0] * shape[1])  # the gradient that the mean over cells hands back
         value = torch.empty(shape[:2])
         slopes = tuple(_like(t, shape, wanted) for t in (logits, log_theta, dropout))
         by_scale = torch.empty(shape[:2])
         arrays = [_matrix(t, shape[-1]) for t in (logits, theta, dropout)]
         given = (*(_array(t) for t in counts), _array(log_scale), *arrays, _array(of))
         run_parallel(
-            rows_.forward, kind, softmax, wanted, *given, _array(value), _array(by_scale), *map(_array, slopes)
+            rows_.forward, kind, softmax, wanted, guess, *given, _array(value), _array(by_scale), *map(_array, slopes)
         )
         if wanted:
             ctx.save_for_backward(slopes[0], by_scale, slopes[1], slopes[2], of)
+            ctx.guess, ctx.entries = float(guess), entries
             ctx.shapes = [None if t is None else t.shape for t in inputs]
         return value
 
@@ -105,14 +110,16 @@ class _Fused(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         by_logits, by_scale, by_theta, by_dropout, of = ctx.saved_tensors
-        need = ctx.needs_input_grad[3:]
-        weight = grad.reshape(-1, 1)
+        need, shapes = ctx.needs_input_grad[3:], ctx.shapes
+        if bool((grad != ctx.guess).any()):
+            ratio = (grad / ctx.guess).reshape(-1, 1)
+            by_logits, by_theta, by_dropout = (t * ratio if t.numel() else t for t in (by_logits, by_theta, by_dropout))
         return (
             *(None,) * 3,
-            (by_logits * weight).view(ctx.shapes[0]) if need[0] else None,
+            by_logits.view(shapes[0]) if need[0] else None,
             by_scale * grad if need[1] else None,
-            _summed_theta(by_theta, grad, of, ctx.shapes[2]) if need[2] else None,
-            (by_dropout * weight).view(ctx.shapes[3]) if need[3] else None,
+            None if not need[2] else by_theta if ctx.entries else _summed_theta(by_theta, of, shapes[2]),
+            by_dropout.view(shapes[3]) if need[3] else None,
         )
 
 
@@ -125,10 +132,10 @@ def _theta_of(log_theta: Tensor | None, theta_row: Tensor | None, samples: int, 
     return theta_row.repeat(samples)
 
 
-def _summed_theta(by_theta: Tensor, grad: Tensor, of: Tensor, shape: torch.Size) -> Tensor:
-    """Return the gradient of the table: of each of its rows, the weighted sum over the cells that use it."""
+def _summed_theta(by_theta: Tensor, of: Tensor, shape: torch.Size) -> Tensor:
+    """Return the gradient of the table: of each of its rows, the sum over the cells that use it."""
     out = torch.zeros(shape)
-    run_parallel(rows_.sum_by_row, _array(by_theta), _array(grad.reshape(-1)), _array(of), _GENES_A_BLOCK, _array(out))
+    run_parallel(rows_.sum_by_row, _array(by_theta), _array(of), _GENES_A_BLOCK, _array(out))
     return out
 
 

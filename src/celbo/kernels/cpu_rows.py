@@ -26,6 +26,7 @@ _SMALL = 16  # counts up to here by the product form
 _LOG_FACTORIAL = np.array([math.lgamma(i + 1) for i in range(_SMALL + 1)])
 _HALF_LOG_2PI = 0.9189385332046728
 _SPLIT_SUMS = frozenset({"reassoc", "nsz"})
+_GROUP = 8  # rows that a thread takes at a time
 _BLOCK = 512  # genes summed in float32 before they join a float64 total
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -449,53 +450,68 @@ def _poisson_row(at: Any, x: Any, logits: Any, offset: float, mu: Any, value: An
 
 
 @compiled()
-def _finish(mu: Any, library: float, softmax: bool, g: Any) -> float:
-    """Turn derivatives by log mu into derivatives by the logits; return their sum, the derivative by the log scale."""
+def _finish(mu: Any, library: float, softmax: bool, factor: Any, g: Any) -> float:
+    """Turn derivatives by log mu into derivatives by the logits, times a factor.
+
+    Return the sum of those by log mu, the derivative by the log scale.
+    """
     total = _sum(g)
-    if softmax:
-        factor = _f(total / library)
-        for j in range(g.size):
-            g[j] -= mu[j] * factor
+    share = _f(total / library) if softmax else _ZERO
+    for j in range(g.size):
+        g[j] = (g[j] - mu[j] * share) * factor
     return total
+
+
+@compiled()
+def _scale(factor: Any, values: Any) -> None:
+    for j in range(values.size):
+        values[j] *= factor
 
 
 @compiled(parallel=True)
 def forward(
-    kind: int, softmax: bool, wanted: bool, indptr: Any, indices: Any, counts: Any, log_scale: Any, logits: Any,
-    theta: Any, dropout: Any, theta_of: Any, value: Any, by_scale: Any, by_logits: Any, by_theta: Any, by_dropout: Any,
+    kind: int, softmax: bool, wanted: bool, factor: Any, indptr: Any, indices: Any, counts: Any, log_scale: Any,
+    logits: Any, theta: Any, dropout: Any, theta_of: Any, value: Any, by_scale: Any, by_logits: Any, by_theta: Any,
+    by_dropout: Any,
 ) -> None:  # fmt: skip
     """Fill `value` and the derivatives of each (sample, cell), a row of logits each; cells are the rows of the CSR.
 
-    Where derivatives are not `wanted` their arrays have no rows.
+    Those by logits, theta and dropout are times `factor`. Where they are not `wanted` their arrays have no rows.
     """
     samples, cells = value.shape
-    genes = logits.shape[1]
-    for row in prange(samples * cells):
-        s, c = row // cells, row % cells
+    rows, genes = samples * cells, logits.shape[1]
+    for group in prange((rows + _GROUP - 1) // _GROUP):
         scratch = np.empty((6, genes), np.float32)
         mu, terms = scratch[0], scratch[1]
-        g = by_logits[row] if wanted else scratch[2]
-        by_t = by_theta[row] if wanted and kind != POISSON else scratch[3]
-        by_d = by_dropout[row] if wanted and kind == ZINB else scratch[4]
-        at, x = indices[indptr[c] : indptr[c + 1]], counts[indptr[c] : indptr[c + 1]]
-        offset, library = _means(logits[row], log_scale[s, c], softmax, mu)
-        if kind == NB:
-            _nb_row(at, x, logits[row], offset, mu, theta[theta_of[row]], terms, g, by_t)
-        elif kind == ZINB:
-            t = theta[theta_of[row]]
-            _zinb_row(at, x, logits[row], offset, mu, t, dropout[row], terms, g, by_t, by_d, scratch[5])
-        else:
-            _poisson_row(at, x, logits[row], offset, mu, terms, g)
-        value[s, c] = _sum(terms)
-        by_scale[s, c] = _finish(mu, library, softmax, g)
+        for row in range(group * _GROUP, min((group + 1) * _GROUP, rows)):
+            s, c = row // cells, row % cells
+            g = by_logits[row] if wanted else scratch[2]
+            by_t = by_theta[row] if wanted and kind != POISSON else scratch[3]
+            by_d = by_dropout[row] if wanted and kind == ZINB else scratch[4]
+            at, x = indices[indptr[c] : indptr[c + 1]], counts[indptr[c] : indptr[c + 1]]
+            offset, library = _means(logits[row], log_scale[s, c], softmax, mu)
+            if kind == NB:
+                _nb_row(at, x, logits[row], offset, mu, theta[theta_of[row]], terms, g, by_t)
+            elif kind == ZINB:
+                t = theta[theta_of[row]]
+                _zinb_row(at, x, logits[row], offset, mu, t, dropout[row], terms, g, by_t, by_d, scratch[5])
+            else:
+                _poisson_row(at, x, logits[row], offset, mu, terms, g)
+            value[s, c] = _sum(terms)
+            by_scale[s, c] = _finish(mu, library, softmax, factor, g)
+            if wanted and kind != POISSON:
+                _scale(factor, by_t)
+            if wanted and kind == ZINB:
+                _scale(factor, by_d)
 
 
 @compiled(parallel=True)
-def sum_by_row(entries: Any, weight: Any, row_of: Any, block: int, out: Any) -> None:
-    """Add each row of `entries`, times its weight, to row `row_of` of `out`; in the order of the rows."""
+def sum_by_row(entries: Any, row_of: Any, block: int, out: Any) -> None:
+    """Add each row of `entries` to row `row_of` of `out`; in the order of the rows."""
     genes = entries.shape[1]
     for b in prange((genes + block - 1) // block):
         start, stop = b * block, min((b + 1) * block, genes)
         for i in range(entries.shape[0]):
-            for j in range(start, stop):
-                out[row_of[i], j] += weight[i] * entries[i, j]
+            target, source = out[row_of[i], start:stop], entries[i, start:stop]
+            for j in range(target.size):
+                target[j] += source[j]

@@ -6,7 +6,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 from celbo.data.minibatch import Minibatch
-from celbo.nn.layers import CovariateSizes, CovariateTables, HiddenStack, StackConfig, covariate_codes, linear
+from celbo.nn.layers import (
+    CovariateSizes,
+    CovariateTables,
+    GeneLinear,
+    HiddenStack,
+    StackConfig,
+    covariate_codes,
+    linear,
+)
 
 __all__ = ["CountDecoder"]
 
@@ -45,14 +53,14 @@ class CountDecoder(nn.Module):
         self.hidden = HiddenStack(stack, covariates, first_fan_in=fan_in)
         at_output = covariates.categories if output_covariates else ()
         fan_in = stack.n_hidden + (covariates.n_inputs if output_covariates else 0)
-        self.heads = nn.ModuleDict({name: linear(stack.n_hidden, n_genes, fan_in=fan_in) for name in heads})
+        self.heads = nn.ModuleDict({name: GeneLinear(stack.n_hidden, n_genes, fan_in=fan_in) for name in heads})
         self.shifts = nn.ModuleDict({name: CovariateTables(at_output, n_genes, fan_in=fan_in) for name in heads})
         self._batch_is_coded = not covariates.n_embedding
 
-    def head(self, name: str) -> nn.Linear:
+    def head(self, name: str) -> GeneLinear:
         """Return one of the heads."""
         head = self.heads[name]
-        assert isinstance(head, nn.Linear)
+        assert isinstance(head, GeneLinear)
         return head
 
     def forward(
@@ -63,4 +71,4 @@ class CountDecoder(nn.Module):
             z = torch.cat([z, beside.expand(z.shape[0], *beside.shape)], -1)
         codes = covariate_codes(batch, with_batch=self._batch_is_coded)
         h = self.hidden(self.first(z), codes, generator)  # (samples, cells, hidden)
-        return {name: head(h) + self.shifts[name](codes) for name, head in self.heads.items()}
+        return {name: self.shifts[name](head(h), codes) for name, head in self.heads.items()}

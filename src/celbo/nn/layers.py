@@ -9,14 +9,17 @@ from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import embedding
 
 from celbo.data.minibatch import Minibatch, SparseRows
 from celbo.kernels import have_cpu_kernels
+from celbo.kernels.cpu_dense import affine, has_affine
 
 __all__ = [
     "CovariateSizes",
     "CovariateTables",
     "Dropout",
+    "GeneLinear",
     "HiddenStack",
     "SparseLinear",
     "StackConfig",
@@ -81,6 +84,31 @@ class SparseLinear(nn.Module):
         return here and sparse and have_cpu_kernels()
 
 
+class GeneLinear(nn.Module):
+    """Linear map to genes, with a column of the weight for each gene: no product of a step then turns a matrix.
+
+    Parameters
+    ----------
+    n_in, n_genes
+        Sizes of input and output.
+    fan_in
+        Number of inputs that the initial uniform weights are scaled by: some may live elsewhere.
+    """
+
+    def __init__(self, n_in: int, n_genes: int, *, fan_in: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(fan_in)
+        self.weight = nn.Parameter(torch.empty(n_in, n_genes).uniform_(-bound, bound))  # (in, genes)
+        self.bias = nn.Parameter(torch.empty(n_genes).uniform_(-bound, bound))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return h @ weight + bias, (..., genes) for h (..., in)."""
+        if has_affine(h, self.weight):
+            return affine(h, self.weight, self.bias)
+        rows = h.reshape(-1, h.shape[-1])
+        return torch.addmm(self.bias, rows, self.weight).view(*h.shape[:-1], self.weight.shape[1])
+
+
 @dataclass(frozen=True)
 class CovariateSizes:
     """How many categories and numbers a layer is conditioned on."""
@@ -111,12 +139,11 @@ class CovariateTables(nn.Module):
             nn.Parameter(torch.empty(categories[i], n_out).uniform_(-bound, bound)) for i in self.columns
         )
 
-    def forward(self, codes: Tensor) -> Tensor | float:
-        """Return the sum of the rows of `codes` (cells, covariates), (cells, out); 0.0 where there is no table."""
-        total: Tensor | float = 0.0
+    def forward(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Return x, (..., cells, out), with the rows of `codes` (cells, covariates) added; x itself without a table."""
         for column, table in zip(self.columns, self.tables, strict=True):
-            total = table[codes[:, column]] + total
-        return total
+            x = x + embedding(codes[:, column], table)
+        return x
 
 
 def covariate_codes(batch: Minibatch, *, with_batch: bool) -> Tensor:
@@ -168,7 +195,7 @@ class HiddenStack(nn.Module):
         for i, shift in enumerate(self.shifts):
             if i > 0:
                 h = self.linears[i - 1](self._dropped(h, generator, "before"))
-            h = torch.relu(self._normalised(h + shift(codes), i))
+            h = torch.relu(self._normalised(shift(h, codes), i))
             h = self._dropped(h, generator, "after")
         return h
 
