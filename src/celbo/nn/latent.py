@@ -34,11 +34,12 @@ class GaussianPosterior:
         return self.scale.square()
 
     def sample(self, n_samples: int, generator: torch.Generator | None) -> Tensor:
-        """Return reparameterised draws, differentiable in mean and scale; (n_samples, cells, D)."""
-        noise = torch.randn(
-            (n_samples, *self.mean.shape), generator=generator, dtype=self.mean.dtype, device=self.mean.device
-        )
-        return self.mean + self.scale * noise
+        """Return reparameterised draws, differentiable in mean and scale; (n_samples, cells, D).
+
+        The noise is drawn in float32 whatever the precision, so that two precisions can share it.
+        """
+        noise = torch.randn((n_samples, *self.mean.shape), generator=generator, device=self.mean.device)
+        return self.mean + self.scale * noise.to(self.mean.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density in nats, summed over coordinates; value (..., cells, D), the result (..., cells)."""

@@ -49,7 +49,8 @@ class Dropout(nn.Module):
     def mask(self, x: Tensor, generator: Generator | None) -> Tensor:
         """Draw the factors: zero with probability `rate`, else 1 / (1 - rate)."""
         keep = 1.0 - self.rate
-        return torch.empty_like(x).bernoulli_(keep, generator=generator).div_(keep)
+        kept = torch.empty(x.shape, device=x.device).bernoulli_(keep, generator=generator)
+        return kept.div_(keep).to(x.dtype)
 
 
 class SparseLinear(nn.Module):
