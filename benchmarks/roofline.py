@@ -39,6 +39,7 @@ from celbo.training.optim import Adam, Optimizer
 
 PARTS = ("output GEMMs", "first layer", "likelihood", "gather", "Adam", "small layers and the rest")
 HIDDEN, LATENT = 128, 10
+_FIRST_STEPS = 2  # not counted
 
 
 # -- floors ----------------------------------------------------------------------------------------------------------
@@ -82,9 +83,10 @@ class Floors:
         self.heads = 2 if likelihood == "zinb" else 1
         self.model, self.data = model, data
         rng = np.random.default_rng(0)
-        self.cells = [np.sort(rng.choice(data.n_cells, batch_size, replace=False)) for _ in range(16)]
-        self.batches = [data.minibatch(cells) for cells in self.cells]
-        rows = self.batches[0].rows
+        n = data.n_cells // batch_size * batch_size
+        self.cells = list(rng.permutation(data.n_cells)[:n].reshape(-1, batch_size))
+        self.batch = data.minibatch(self.cells[0])
+        rows = self.batch.rows
         self.counts = (rows.indptr, rows.indices, rows.values)
         self.rows = rows
 
@@ -125,7 +127,7 @@ class Floors:
         logits = torch.randn(1, self.n, self.genes, requires_grad=True)
         log_theta = torch.randn(1, self.genes, requires_grad=True)
         dropout = torch.randn(1, self.n, self.genes, requires_grad=True) if self.heads == 2 else None
-        scale = self.batches[0].library.log()[None]
+        scale = self.batch.library.log()[None]
         wanted = tuple(t for t in (logits, log_theta, dropout) if t is not None)
         grad = torch.full((1, self.n), -1.0 / self.n)
         kind = cpu.KINDS[self.likelihood]
@@ -256,25 +258,26 @@ def part_of(event: FunctionEvent, kernels: dict[str, str], genes: int) -> str | 
 
 
 def inside(model: Any, plan: Any, genes: int) -> dict[str, float]:
-    """Return milliseconds a step of each part within training, from the profiler; the rest is not told."""
+    """Return the median milliseconds a step of each part within training, from the profiler; the rest is not told."""
     kernels = kernel_names()
     with named_parts(), profile(activities=[ProfilerActivity.CPU], record_shapes=True, acc_events=True) as profiler:
         model.train(plan, device="cpu", progress=False)
-    total = dict.fromkeys(PARTS[:-1], 0.0)
     events = profiler.events()
     assert events is not None
-    n_steps = sum(event.name == "part: Adam" for event in events)
+    steps_end = sorted(event.time_range.end for event in events if event.name == "part: Adam")
+    total = {part: np.zeros(len(steps_end) + 1) for part in PARTS[:-1]}
     for event in events:
         part = part_of(event, kernels, genes)
         if part is None:
             continue
-        total[part] += event.cpu_time_total
+        step = np.searchsorted(steps_end, event.time_range.start)
+        total[part][step] += event.cpu_time_total
         above = event.cpu_parent
         while above is not None and part_of(above, kernels, genes) is None:
             above = above.cpu_parent
         if above is not None:  # counted once: in the innermost part
-            total[part_of(above, kernels, genes) or part] -= event.cpu_time_total
-    return {part: 1e-3 * value / n_steps for part, value in total.items()}
+            total[part_of(above, kernels, genes) or part][step] -= event.cpu_time_total
+    return {part: 1e-3 * float(np.median(values[_FIRST_STEPS:-1])) for part, values in total.items()}
 
 
 def whole(side: Celbo, model: Any, plan: dict[str, Any], n_epochs: int) -> float:

@@ -31,6 +31,7 @@ from typing import Any
 
 import machine
 import numpy as np
+import scipy.sparse as sp
 
 import celbo
 
@@ -155,8 +156,9 @@ def _counts(data: Data) -> tuple[Any, Any]:
         low, high = (share, high) if kept < data.density * data.cells * data.genes else (low, share)
     x.data = np.random.default_rng(data.seed).binomial(x.data.astype(np.int64), high).astype(np.float32)
     x.eliminate_zeros()
-    for cell in np.flatnonzero(np.diff(x.indptr) == 0):  # an empty cell cannot be trained on
-        x[cell, 0] = 1.0
+    empty = np.flatnonzero(np.diff(x.indptr) == 0)  # such a cell cannot be trained on: it gets a count of one
+    ones = (np.ones(empty.size, np.float32), (empty, np.zeros(empty.size, np.int64)))
+    x = (x + sp.coo_matrix(ones, shape=x.shape)).tocsr()
     return x, adata.obs["batch"].astype(str).to_numpy().astype(str)
 
 
