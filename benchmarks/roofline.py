@@ -39,7 +39,7 @@ from celbo.training.optim import Adam, Optimizer
 
 PARTS = ("output GEMMs", "first layer", "likelihood", "gather", "Adam", "small layers and the rest")
 HIDDEN, LATENT = 128, 10
-_FIRST_STEPS = 2  # not counted
+_FIRST_STEPS, _PROFILED_STEPS = 2, 60  # the first are not counted
 
 
 # -- floors ----------------------------------------------------------------------------------------------------------
@@ -260,8 +260,9 @@ def part_of(event: FunctionEvent, kernels: dict[str, str], genes: int) -> str | 
 def inside(model: Any, plan: Any, genes: int) -> dict[str, float]:
     """Return the median milliseconds a step of each part within training, from the profiler; the rest is not told."""
     kernels = kernel_names()
+    cells = np.arange(min(model.data.n_cells - 1, _PROFILED_STEPS * plan.batch_size))  # more would fill the memory
     with named_parts(), profile(activities=[ProfilerActivity.CPU], record_shapes=True, acc_events=True) as profiler:
-        model.train(plan, device="cpu", progress=False)
+        model.train(plan, train_indices=cells, validation_indices=[cells.size], device="cpu", progress=False)
     events = profiler.events()
     assert events is not None
     steps_end = sorted(event.time_range.end for event in events if event.name == "part: Adam")
@@ -301,7 +302,7 @@ def table(data: Data, likelihood: str, batch_size: int, rounds: int, side: Celbo
         floors.append(Floors(model, batch_size, likelihood).all())
         step = whole(side, model, {"batch_size": batch_size}, 3)
         model = side.build(adata, {"likelihood": likelihood})
-        plan = celbo.TrainConfig(max_epochs=1, batch_size=batch_size, n_threads=side.n_threads, train_size=1.0)
+        plan = celbo.TrainConfig(max_epochs=1, batch_size=batch_size, n_threads=side.n_threads)
         parts = inside(model, plan, data.genes)
         ours.append(parts | {PARTS[-1]: step - sum(parts.values())})
     rows = {}
