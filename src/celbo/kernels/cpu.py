@@ -73,54 +73,71 @@ def fused_log_prob(
     samples, cells, genes = logits.shape
     counts = (counts[0].long(), counts[1].long(), counts[2].float())
     of = _theta_of(log_theta, theta_row, samples, cells)
-    entries = log_theta is not None and log_theta.dim() == 3
-    if log_theta is not None and entries:
+    use = "table"
+    if log_theta is not None and log_theta.dim() == 3:
+        use = "entries"
         log_theta = log_theta.expand(samples, cells, genes).reshape(-1, genes)
+    elif log_theta is not None and log_theta.shape[0] == 1:
+        use = "shared"
     inputs = [None if t is None else t.float() for t in (logits, log_scale.expand(samples, cells), log_theta, dropout)]
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    out: Tensor = _Fused.apply((kind, softmax, wanted, entries), counts, of, *inputs)  # type: ignore[no-untyped-call]
+    out: Tensor = _Fused.apply((kind, softmax, wanted, use), counts, of, *inputs)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Fused(torch.autograd.Function):
+    """`call` is kind, softmax, whether gradients are wanted, and how the rows use theta: "table", "shared", "entries".
+
+    The derivatives are made in the forward pass, for the gradient that the mean over cells hands back; if another one
+    comes, they are made again for that.
+    """
+
     @staticmethod
-    def forward(
-        ctx: Any, call: tuple[int, bool, bool, bool], counts: tuple[Tensor, ...], of: Tensor, *inputs: Any
-    ) -> Tensor:
-        kind, softmax, wanted, entries = call
-        logits, log_scale, log_theta, dropout = inputs
-        shape = logits.shape
-        theta = None if log_theta is None else log_theta.clamp(-_LOG_THETA_RANGE, _LOG_THETA_RANGE).exp_()
-        guess = np.float32(-1) / np.float32(shape[0] * shape[1])  # the gradient that the mean over cells hands back
-        value = torch.empty(shape[:2])
-        slopes = tuple(_like(t, shape, wanted) for t in (logits, log_theta, dropout))
-        by_scale = torch.empty(shape[:2])
-        arrays = [_matrix(t, shape[-1]) for t in (logits, theta, dropout)]
-        given = (*(_array(t) for t in counts), _array(log_scale), *arrays, _array(of))
-        run_parallel(
-            rows_.forward, kind, softmax, wanted, guess, *given, _array(value), _array(by_scale), *map(_array, slopes)
-        )
-        if wanted:
-            ctx.save_for_backward(slopes[0], by_scale, slopes[1], slopes[2], of)
-            ctx.guess, ctx.entries = float(guess), entries
-            ctx.shapes = [None if t is None else t.shape for t in inputs]
+    def forward(ctx: Any, call: Any, counts: tuple[Tensor, ...], of: Tensor, *inputs: Any) -> Tensor:
+        shape = inputs[0].shape
+        guess = np.float32(-1) / np.float32(shape[0] * shape[1])
+        value, by_scale, slopes = _run(call, counts, of, inputs, torch.full(shape[:2], float(guess)))
+        if call[2]:
+            ctx.save_for_backward(by_scale, *slopes, *counts, of, *inputs)
+            ctx.guess, ctx.call = float(guess), call
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        by_logits, by_scale, by_theta, by_dropout, of = ctx.saved_tensors
-        need, shapes = ctx.needs_input_grad[3:], ctx.shapes
+        by_scale, *saved = ctx.saved_tensors
+        slopes, counts, of, inputs = saved[:3], tuple(saved[3:6]), saved[6], saved[7:]
         if bool((grad != ctx.guess).any()):
-            ratio = (grad / ctx.guess).reshape(-1, 1)
-            by_logits, by_theta, by_dropout = (t * ratio if t.numel() else t for t in (by_logits, by_theta, by_dropout))
+            _, _, slopes = _run(ctx.call, counts, of, inputs, grad)
+        logits, _, log_theta, dropout = inputs
+        need = ctx.needs_input_grad[3:]
         return (
             *(None,) * 3,
-            by_logits.view(shapes[0]) if need[0] else None,
+            slopes[0].view(logits.shape) if need[0] else None,
             by_scale * grad if need[1] else None,
-            None if not need[2] else by_theta if ctx.entries else _summed_theta(by_theta, of, shapes[2]),
-            by_dropout.view(shapes[3]) if need[3] else None,
+            _summed_theta(ctx.call[3], slopes[1], of, log_theta.shape) if need[2] else None,
+            slopes[2].view(dropout.shape) if need[3] else None,
         )
+
+
+def _run(call: Any, counts: tuple[Tensor, ...], of: Tensor, inputs: Any, weight: Tensor) -> Any:
+    """Return the value, its derivative by the log scale, and those by logits, log theta and dropout times `weight`."""
+    kind, softmax, wanted, use = call
+    logits, log_scale, log_theta, dropout = inputs
+    shape = logits.shape
+    theta = None if log_theta is None else log_theta.clamp(-_LOG_THETA_RANGE, _LOG_THETA_RANGE).exp_()
+    value, by_scale = torch.empty(shape[:2]), torch.empty(shape[:2])
+    rows = shape[0] * shape[1]
+    groups = -(-rows // rows_.GROUP) if use == "shared" else rows
+    slopes = [
+        torch.empty(n if wanted and t is not None else 0, shape[2])
+        for n, t in ((rows, logits), (groups, log_theta), (rows, dropout))
+    ]
+    arrays = [_matrix(t, shape[2]) for t in (logits, theta, dropout)]
+    given = (_array(weight.reshape(-1)), *map(_array, counts), _array(log_scale), *arrays, _array(of))
+    out = map(_array, (value, by_scale, *slopes))
+    run_parallel(rows_.forward, kind, softmax, wanted, use == "shared", *given, *out)
+    return value, by_scale, slopes
 
 
 def _theta_of(log_theta: Tensor | None, theta_row: Tensor | None, samples: int, cells: int) -> Tensor:
@@ -132,17 +149,15 @@ def _theta_of(log_theta: Tensor | None, theta_row: Tensor | None, samples: int, 
     return theta_row.repeat(samples)
 
 
-def _summed_theta(by_theta: Tensor, of: Tensor, shape: torch.Size) -> Tensor:
-    """Return the gradient of the table: of each of its rows, the sum over the cells that use it."""
+def _summed_theta(use: str, by_theta: Tensor, of: Tensor, shape: torch.Size) -> Tensor:
+    """Return the gradient by theta: of each row of a table, the sum over the cells that use it."""
+    if use == "entries":
+        return by_theta
+    if use == "shared":
+        return by_theta.sum(0, keepdim=True)
     out = torch.zeros(shape)
     run_parallel(rows_.sum_by_row, _array(by_theta), _array(of), _GENES_A_BLOCK, _array(out))
     return out
-
-
-def _like(parameter: Tensor | None, shape: torch.Size, wanted: bool) -> Tensor:
-    """Return room for a gradient, (samples * cells, genes); of no rows where none is wanted."""
-    needed = wanted and parameter is not None
-    return torch.empty(shape[0] * shape[1] if needed else 0, shape[2])
 
 
 def _matrix(parameter: Tensor | None, genes: int) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
-__all__ = ["NB", "POISSON", "ZINB", "forward", "log1p_row", "sum_by_row"]
+__all__ = ["GROUP", "NB", "POISSON", "ZINB", "forward", "log1p_row", "sum_by_row"]
 
 NB, ZINB, POISSON = 0, 1, 2
 
@@ -26,7 +26,7 @@ _SMALL = 16  # counts up to here by the product form
 _LOG_FACTORIAL = np.array([math.lgamma(i + 1) for i in range(_SMALL + 1)])
 _HALF_LOG_2PI = 0.9189385332046728
 _SPLIT_SUMS = frozenset({"reassoc", "nsz"})
-_GROUP = 8  # rows that a thread takes at a time
+GROUP = 8  # rows that a thread takes at a time
 _BLOCK = 512  # genes summed in float32 before they join a float64 total
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -468,25 +468,35 @@ def _scale(factor: Any, values: Any) -> None:
         values[j] *= factor
 
 
+@compiled()
+def _add(factor: Any, values: Any, total: Any) -> None:
+    for j in range(values.size):
+        total[j] += values[j] * factor
+
+
 @compiled(parallel=True)
 def forward(
-    kind: int, softmax: bool, wanted: bool, factor: Any, indptr: Any, indices: Any, counts: Any, log_scale: Any,
-    logits: Any, theta: Any, dropout: Any, theta_of: Any, value: Any, by_scale: Any, by_logits: Any, by_theta: Any,
-    by_dropout: Any,
+    kind: int, softmax: bool, wanted: bool, shared: bool, weight: Any, indptr: Any, indices: Any, counts: Any,
+    log_scale: Any, logits: Any, theta: Any, dropout: Any, theta_of: Any, value: Any, by_scale: Any, by_logits: Any,
+    by_theta: Any, by_dropout: Any,
 ) -> None:  # fmt: skip
     """Fill `value` and the derivatives of each (sample, cell), a row of logits each; cells are the rows of the CSR.
 
-    Those by logits, theta and dropout are times `factor`. Where they are not `wanted` their arrays have no rows.
+    Those by logits, theta and dropout are times the row's `weight`; by theta they are summed over `GROUP` rows where
+    all rows `share` it. Where they are not `wanted` their arrays have no rows.
     """
     samples, cells = value.shape
     rows, genes = samples * cells, logits.shape[1]
-    for group in prange((rows + _GROUP - 1) // _GROUP):
+    theta_wanted = wanted and kind != POISSON
+    for group in prange((rows + GROUP - 1) // GROUP):
         scratch = np.empty((6, genes), np.float32)
         mu, terms = scratch[0], scratch[1]
-        for row in range(group * _GROUP, min((group + 1) * _GROUP, rows)):
+        if theta_wanted and shared:
+            by_theta[group] = _ZERO
+        for row in range(group * GROUP, min((group + 1) * GROUP, rows)):
             s, c = row // cells, row % cells
             g = by_logits[row] if wanted else scratch[2]
-            by_t = by_theta[row] if wanted and kind != POISSON else scratch[3]
+            by_t = by_theta[row] if theta_wanted and not shared else scratch[3]
             by_d = by_dropout[row] if wanted and kind == ZINB else scratch[4]
             at, x = indices[indptr[c] : indptr[c + 1]], counts[indptr[c] : indptr[c + 1]]
             offset, library = _means(logits[row], log_scale[s, c], softmax, mu)
@@ -498,11 +508,13 @@ def forward(
             else:
                 _poisson_row(at, x, logits[row], offset, mu, terms, g)
             value[s, c] = _sum(terms)
-            by_scale[s, c] = _finish(mu, library, softmax, factor, g)
-            if wanted and kind != POISSON:
-                _scale(factor, by_t)
+            by_scale[s, c] = _finish(mu, library, softmax, weight[row], g)
+            if theta_wanted and shared:
+                _add(weight[row], by_t, by_theta[group])
+            elif theta_wanted:
+                _scale(weight[row], by_t)
             if wanted and kind == ZINB:
-                _scale(factor, by_d)
+                _scale(weight[row], by_d)
 
 
 @compiled(parallel=True)

@@ -196,9 +196,30 @@ class HiddenStack(nn.Module):
         for i, shift in enumerate(self.shifts):
             if i > 0:
                 h = self.linears[i - 1](self._dropped(h, generator, "before"))
-            h = torch.relu(self._normalised(shift(h, codes), i))
-            h = self._dropped(h, generator, "after")
+            h = shift(h, codes)
+            if self._has_kernel(h):
+                h = self._fused(h, i, generator)
+            else:
+                h = self._dropped(torch.relu(self._normalised(h, i)), generator, "after")
         return h
+
+    def _has_kernel(self, h: Tensor) -> bool:
+        here = self.training and self.config.batch_norm and self.layer_norm is None
+        plain = h.device.type == "cpu" and h.dtype == torch.float32 and h.numel() > h.shape[-1]
+        return here and plain and have_cpu_kernels()
+
+    def _fused(self, h: Tensor, i: int, generator: Generator | None) -> Tensor:
+        """Return batch norm, ReLU and dropout of h in one pass."""
+        from celbo.kernels.cpu_norm import Running, batch_norm_relu
+
+        norm, x = self.batch_norms[i], h.reshape(-1, h.shape[-1])
+        assert isinstance(norm, nn.BatchNorm1d)
+        assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+        dropped = self.config.dropout_rate > 0 and self.config.dropout_position == "after"
+        mask = self.dropout.mask(x, generator) if dropped else None
+        running = Running(norm.running_mean, norm.running_var, _BATCH_NORM_MOMENTUM)
+        norm.num_batches_tracked += 1
+        return batch_norm_relu(x, norm.weight, norm.bias, mask, running, eps=_BATCH_NORM_EPS).view_as(h)
 
     def _dropped(self, h: Tensor, generator: Generator | None, position: str) -> Tensor:
         return self.dropout(h, generator) if self.config.dropout_position == position else h
