@@ -1,16 +1,18 @@
 """The floor of each part of a training step, measured alone at the same shapes, beside ours inside the real step.
 
-    .venv/bin/python benchmarks/roofline.py [--rounds 3]
+    .venv/bin/python benchmarks/roofline.py [--rounds 5]
 
 A floor is the fastest of the ways known here to compute a part, called alone on preallocated memory with nothing else
 to do: the products of the output layer by MKL or oneDNN, in the faster of two layouts; the sparse first layer and the
 likelihood, both ways, by our kernels (or a dense product, where that is faster); gathering the rows; one fused
 step of Adam over the parameters; and the small layers as bare torch operations, forwards and backwards by hand, without
-autograd. The sum is the floor of the step. "ours" are the durations of the same parts within training, from torch's
-profiler; the small layers are what is left of the whole step, which is timed without the profiler: so they hold all
+autograd. The sum is the floor of the step. "ours" are the durations of the same parts within training, by a
+clock around each; the small layers are what is left of the whole step, which is timed without: so they hold all
 that is nobody's part (calls, autograd, the guard, sums for the history).
 
-The whole step is the wall-clock time of whole epochs after the first one, over their steps.
+The whole step is the wall-clock time of whole epochs after the first one, over their steps. Floors and steps are
+measured in turns, in several rounds; of each the fastest round counts, for both: neighbours on the same machine can
+halve the speed of arithmetic for seconds at a time.
 """
 
 from __future__ import annotations
@@ -21,31 +23,30 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import machine
 import numpy as np
 import torch
 from speed import Data, simulated
 from speed_worker import Celbo
-from torch.autograd.profiler_util import FunctionEvent
-from torch.profiler import ProfilerActivity, profile, record_function
 
 import celbo
 from celbo.data.cells import CellData
-from celbo.kernels import cpu, cpu_linear
+from celbo.kernels import cpu, cpu_dense, cpu_linear, cpu_norm
 from celbo.training.optim import Adam, Optimizer
 
 PARTS = ("output GEMMs", "first layer", "likelihood", "gather", "Adam", "small layers and the rest")
 HIDDEN, LATENT = 128, 10
-_FIRST_STEPS, _PROFILED_STEPS = 2, 60  # the first are not counted
+_FIRST_STEPS = 5  # not counted
 
 
 # -- floors ----------------------------------------------------------------------------------------------------------
 
 
-def fastest(*ways: Callable[[], Any], seconds: float = 0.25) -> float:
+def fastest(*ways: Callable[[], Any], seconds: float = 0.12) -> float:
     """Return the median milliseconds of the fastest way."""
     return min(_median(way, seconds) for way in ways)
 
@@ -151,10 +152,9 @@ class Floors:
         optimizer = Adam(parameters)
         return fastest(lambda: optimizer.step(1e-5))
 
-    @torch.no_grad()
     def small_layers(self) -> float:
         """Return everything between the first layer and the output layer, both ways, as bare operations."""
-        return fastest(_SmallLayers(self.n))
+        return fastest(_SmallLayers(self.n, by_kernel=False), _SmallLayers(self.n, by_kernel=True))
 
     def all(self) -> dict[str, float]:
         """Return the floor of each part."""
@@ -165,21 +165,18 @@ class Floors:
 class _SmallLayers:
     """Norms, ReLU, dropout, the encoder's head, the draw, the KL, the decoder's hidden layer; and their gradients."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, *, by_kernel: bool) -> None:
         f = torch.randn
-        self.n, self.x, self.codes = n, f(n, HIDDEN), torch.arange(n) % 3
+        self.n, self.x, self.codes, self.by_kernel = n, f(n, HIDDEN), torch.arange(n) % 3, by_kernel
         self.norms = [(torch.ones(HIDDEN), torch.zeros(HIDDEN), torch.zeros(HIDDEN), torch.ones(HIDDEN)) for _ in "ed"]
         self.head, self.head_bias = f(2 * LATENT, HIDDEN) / 20, f(2 * LATENT) / 20
         self.first, self.first_bias, self.table = f(HIDDEN, LATENT), f(HIDDEN), f(3, HIDDEN)
         self.grad_h = f(n, HIDDEN)
 
+    @torch.no_grad()
     def __call__(self) -> None:
-        aten = torch.ops.aten
-        w, b, mean, var = self.norms[0]
-        y, *saved_e = aten.native_batch_norm(self.x, w, b, mean, var, True, 0.01, 1e-3)
-        relu_e = aten.relu(y)
-        mask = torch.empty_like(relu_e).bernoulli_(0.9).div_(0.9)
-        e = relu_e * mask
+        mask = self._mask()
+        e, back_e = self._norm(0, self.x, mask)
         both = torch.addmm(self.head_bias, e, self.head.t())
         mu, log_variance = both[:, :LATENT], both[:, LATENT:]
         variance = log_variance.exp()
@@ -188,12 +185,9 @@ class _SmallLayers:
         z = torch.addcmul(mu, scale, noise)
         (0.5 * (scale * scale + mu * mu - 1) - scale.log()).sum(1)
         a = torch.addmm(self.first_bias, z, self.first.t()) + self.table[self.codes]
-        w, b, mean, var = self.norms[1]
-        y, *saved_d = aten.native_batch_norm(a, w, b, mean, var, True, 0.01, 1e-3)
-        relu_d = aten.relu(y)
+        _, back_d = self._norm(1, a, None)
 
-        grad = aten.threshold_backward(self.grad_h, relu_d, 0)
-        grad, *_ = aten.native_batch_norm_backward(grad, a, w, mean, var, *saved_d, True, 1e-3, [True, True, True])
+        grad = back_d(self.grad_h)
         torch.zeros(3, HIDDEN).index_add_(0, self.codes, grad)
         grad.sum(0)
         torch.mm(grad.t(), z)
@@ -202,83 +196,93 @@ class _SmallLayers:
         grad_both = torch.cat([grad_z + mu / self.n, grad_scale], 1)
         grad_both.sum(0)
         torch.mm(grad_both.t(), e)
-        grad = aten.threshold_backward(torch.mm(grad_both, self.head) * mask, relu_e, 0)
-        w, b, mean, var = self.norms[0]
-        grad, *_ = aten.native_batch_norm_backward(grad, self.x, w, mean, var, *saved_e, True, 1e-3, [True, True, True])
-        grad.sum(0)
+        back_e(torch.mm(grad_both, self.head)).sum(0)
+
+    def _mask(self) -> torch.Tensor:
+        if self.by_kernel:
+            return cpu_norm.random_mask(self.x, 0.9, None)
+        return torch.empty_like(self.x).bernoulli_(0.9).div_(0.9)
+
+    def _norm(self, layer: int, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
+        """Return relu(batch norm) * mask, and the function from its gradient to that by x."""
+        w, b, mean, var = self.norms[layer]
+        if self.by_kernel:
+            with torch.enable_grad():
+                inputs = tuple(t.detach().requires_grad_() for t in (x, w, b))
+                out = cpu_norm.batch_norm_relu(*inputs, mask, cpu_norm.Running(mean, var, 0.01), eps=1e-3)
+            return out.detach(), lambda grad: torch.autograd.grad(out, inputs, grad)[0]
+        aten = torch.ops.aten
+        y, *saved = aten.native_batch_norm(x, w, b, mean, var, True, 0.01, 1e-3)
+        out = aten.relu(y)
+
+        def back(grad: torch.Tensor) -> torch.Tensor:
+            grad = aten.threshold_backward(grad if mask is None else grad * mask, out, 0)
+            by_x: torch.Tensor = aten.native_batch_norm_backward(
+                grad, x, w, mean, var, *saved, True, 1e-3, [True, True, True]
+            )[0]
+            return by_x
+
+        return (out if mask is None else out * mask), back
 
 
 # -- ours ------------------------------------------------------------------------------------------------------------
 
 
+class Clock:
+    """Milliseconds of each part in each step; a part within another counts as its own."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = [{}]
+        self._inside: list[float] = []
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function with its time taken."""
+
+        def call(*args: Any, **options: Any) -> Any:
+            self._inside.append(0.0)
+            start = time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                spent = time.perf_counter() - start
+                own = spent - self._inside.pop()
+                if self._inside:
+                    self._inside[-1] += spent
+                step = self.steps[-1]
+                step[part] = step.get(part, 0.0) + 1e3 * own
+                if part == "Adam":
+                    self.steps.append({})
+
+        return call
+
+
+KERNELS = {cpu_linear: "first layer", cpu_dense: "output GEMMs", cpu: "likelihood"}
+"""The part that the autograd functions of a file belong to; those of other files are of the rest."""
+
+
 @contextmanager
-def named_parts() -> Iterator[None]:
-    """Give the profiler names for what is no torch operation."""
-    minibatch, step = CellData.minibatch, Optimizer.step
-
-    def gather(self: CellData, index: Any) -> Any:
-        with record_function("part: gather"):
-            return minibatch(self, index)
-
-    def adam(self: Optimizer, learning_rate: float) -> None:
-        with record_function("part: Adam"):
-            step(self, learning_rate)
-
-    CellData.minibatch, Optimizer.step = gather, adam  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        CellData.minibatch, Optimizer.step = minibatch, step  # type: ignore[method-assign]
+def timed_parts() -> Iterator[Clock]:
+    """Take the time of each part while the block trains."""
+    clock = Clock()
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(CellData, "minibatch", clock.timed("gather", CellData.minibatch)))
+        stack.enter_context(patch.object(Optimizer, "step", clock.timed("Adam", Optimizer.step)))
+        for module, part in KERNELS.items():
+            for _, kind in inspect.getmembers(module, inspect.isclass):
+                if not issubclass(kind, torch.autograd.Function) or kind.__module__ != module.__name__:
+                    continue
+                for way in ("forward", "backward"):
+                    timed = staticmethod(clock.timed(part, getattr(kind, way)))
+                    stack.enter_context(patch.object(kind, way, timed))
+        yield clock
 
 
-def kernel_names() -> dict[str, str]:
-    """Return the part of each autograd function of the kernels, by the name that the profiler gives it."""
-    import importlib
-    import pkgutil
-
-    import celbo.kernels as room
-
-    names = {}
-    for found in pkgutil.iter_modules(room.__path__):
-        module = importlib.import_module(f"{room.__name__}.{found.name}")
-        part = {"cpu_linear": "first layer", "cpu_dense": "output GEMMs"}.get(found.name, "likelihood")
-        for name, kind in inspect.getmembers(module, inspect.isclass):
-            if issubclass(kind, torch.autograd.Function) and kind is not torch.autograd.Function:
-                names |= {name: part, f"{name}Backward": part}
-    return names
-
-
-def part_of(event: FunctionEvent, kernels: dict[str, str], genes: int) -> str | None:
-    """Return the part that an operation belongs to."""
-    if event.name.startswith("part: "):
-        return event.name.removeprefix("part: ")
-    if event.name in ("aten::addmm", "aten::mm") and any(genes in shape for shape in event.input_shapes or []):
-        return "output GEMMs"
-    return kernels.get(event.name)
-
-
-def inside(model: Any, plan: Any, genes: int) -> dict[str, float]:
-    """Return the median milliseconds a step of each part within training, from the profiler; the rest is not told."""
-    kernels = kernel_names()
-    cells = np.arange(min(model.data.n_cells - 1, _PROFILED_STEPS * plan.batch_size))  # more would fill the memory
-    with named_parts(), profile(activities=[ProfilerActivity.CPU], record_shapes=True, acc_events=True) as profiler:
-        model.train(plan, train_indices=cells, validation_indices=[cells.size], device="cpu", progress=False)
-    events = profiler.events()
-    assert events is not None
-    steps_end = sorted(event.time_range.end for event in events if event.name == "part: Adam")
-    total = {part: np.zeros(len(steps_end) + 1) for part in PARTS[:-1]}
-    for event in events:
-        part = part_of(event, kernels, genes)
-        if part is None:
-            continue
-        step = np.searchsorted(steps_end, event.time_range.start)
-        total[part][step] += event.cpu_time_total
-        above = event.cpu_parent
-        while above is not None and part_of(above, kernels, genes) is None:
-            above = above.cpu_parent
-        if above is not None:  # counted once: in the innermost part
-            total[part_of(above, kernels, genes) or part][step] -= event.cpu_time_total
-    return {part: 1e-3 * float(np.median(values[_FIRST_STEPS:-1])) for part, values in total.items()}
+def inside(model: Any, plan: Any) -> dict[str, float]:
+    """Return the median milliseconds a step of each part within training; the rest is not told."""
+    with timed_parts() as clock:
+        model.train(plan, device="cpu", progress=False)
+    steps = clock.steps[_FIRST_STEPS:-1]
+    return {part: statistics.median(step.get(part, 0.0) for step in steps) for part in PARTS[:-1]}
 
 
 def whole(side: Celbo, model: Any, plan: dict[str, Any], n_epochs: int) -> float:
@@ -291,7 +295,7 @@ def whole(side: Celbo, model: Any, plan: dict[str, Any], n_epochs: int) -> float
 
 
 def table(data: Data, likelihood: str, batch_size: int, rounds: int, side: Celbo) -> dict[str, Any]:
-    """Measure floor and step in turns; return medians over rounds."""
+    """Measure floor and step in turns; return the round in which each was disturbed least."""
     from speed_worker import cells_of
 
     adata = cells_of(str(simulated(data)[0]))
@@ -302,15 +306,21 @@ def table(data: Data, likelihood: str, batch_size: int, rounds: int, side: Celbo
         floors.append(Floors(model, batch_size, likelihood).all())
         step = whole(side, model, {"batch_size": batch_size}, 3)
         model = side.build(adata, {"likelihood": likelihood})
-        plan = celbo.TrainConfig(max_epochs=1, batch_size=batch_size, n_threads=side.n_threads)
-        parts = inside(model, plan, data.genes)
-        ours.append(parts | {PARTS[-1]: step - sum(parts.values())})
+        plan = celbo.TrainConfig(max_epochs=1, batch_size=batch_size, n_threads=side.n_threads, train_size=1.0)
+        parts = inside(model, plan)
+        ours.append(parts | {PARTS[-1]: step - sum(parts.values()), "whole step": step})
     rows = {}
     for part in PARTS:
-        floor, mine = (statistics.median(r[part] for r in runs) for runs in (floors, ours))
-        rows[part] = {"floor_ms": floor, "ours_ms": mine, "ratio": mine / floor}
-    whole_floor, whole_ours = (statistics.median(sum(r.values()) for r in runs) for runs in (floors, ours))
-    rows["whole step"] = {"floor_ms": whole_floor, "ours_ms": whole_ours, "ratio": whole_ours / whole_floor}
+        floor, mine = (min(r[part] for r in runs) for runs in (floors, ours))
+        rows[part] = {"floor_ms": floor, "ours_ms": mine}
+    rows["whole step"] = {
+        "floor_ms": sum(row["floor_ms"] for row in rows.values()),
+        "ours_ms": min(r["whole step"] for r in ours),
+    }
+    rest = rows["whole step"]["ours_ms"] - sum(rows[part]["ours_ms"] for part in PARTS[:-1])
+    rows[PARTS[-1]]["ours_ms"] = rest
+    for row in rows.values():
+        row["ratio"] = row["ours_ms"] / row["floor_ms"]
     in_bf16 = Floors(model, batch_size, likelihood).gemms(torch.bfloat16)
     out = {"cells": data.cells, "genes": data.genes, "likelihood": likelihood, "batch_size": batch_size}
     rounded = {part: {k: machine.significant(v, 3) for k, v in row.items()} for part, row in rows.items()}
@@ -331,7 +341,7 @@ def show(name: str, told: dict[str, Any]) -> None:
 def main() -> None:
     """Measure all tables, print and write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
     parser.add_argument("--cells", type=int, default=20_000)
     parser.add_argument("--wide-cells", type=int, default=4_000)
