@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
+from pathlib import Path
 
 __version__ = "0.1.0"
 
-# OpenMP's threads wait by spinning; on a shared machine that makes a step tens of times slower (docs/decisions.md).
-# Read when torch is first imported; a value that the user has set wins.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+def _is_busy() -> bool:
+    """Say whether other processes keep over a tenth of the processors at work: the least of three looks, on Linux."""
+    others = os.cpu_count() or 1
+    for wait in (0.0, 0.002, 0.002):
+        time.sleep(wait)
+        try:
+            running = Path("/proc/loadavg").read_text().split()[3].split("/")[0]  # processes that run now, this one too
+            others = min(others, int(running) - 1)
+        except (OSError, ValueError, IndexError):
+            return False
+    return 10 * others > (os.cpu_count() or 1)
+
+
+# OpenMP's threads wait by spinning: two threads need that to be faster than one, but beside other work it makes a step
+# slower by far (docs/decisions.md). Read when torch is first imported; a value that the user has set wins.
+if "OMP_WAIT_POLICY" not in os.environ and _is_busy():
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 _WHERE = {
     "read": "celbo.data.read",

@@ -48,8 +48,9 @@ class GaussianPosterior:
 
     def kl_to(self, mean: Tensor | float, scale: Tensor | float) -> Tensor:
         """Return the divergence to Normal(mean, scale ** 2) in nats, summed over coordinates; (cells,)."""
-        ratio = self.scale / scale
-        shift = (self.mean - mean) / scale
+        standard = isinstance(mean, float) and isinstance(scale, float) and (mean, scale) == (0.0, 1.0)
+        ratio = self.scale if standard else self.scale / scale
+        shift = self.mean if standard else (self.mean - mean) / scale
         return (0.5 * (ratio.square() + shift.square() - 1) - ratio.log()).sum(-1)
 
     def take(self, index: Tensor) -> GaussianPosterior:
