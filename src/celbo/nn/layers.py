@@ -49,6 +49,10 @@ class Dropout(nn.Module):
     def mask(self, x: Tensor, generator: Generator | None) -> Tensor:
         """Draw the factors: zero with probability `rate`, else 1 / (1 - rate)."""
         keep = 1.0 - self.rate
+        if x.device.type == "cpu" and have_cpu_kernels():
+            from celbo.kernels.cpu_norm import random_mask
+
+            return random_mask(x, keep, generator)
         kept = torch.empty(x.shape, device=x.device).bernoulli_(keep, generator=generator)
         return kept.div_(keep).to(x.dtype)
 

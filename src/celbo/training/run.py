@@ -172,7 +172,7 @@ class Run:
             total = total + self.penalty()
         self.optimizer.zero_grad()
         total.backward()
-        grads = [p.grad for p in self.network.parameters() if p.grad is not None]
+        grads = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(grads))
         terms = term_sums(loss)
         seen = torch.cat([terms, total.detach()[None], norms])
