@@ -13,6 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+ENVIRONMENT = dict(os.environ)
+"""As the user gave it, before celbo chose how OpenMP's threads wait: what workers, above all the peer, begin with."""
+
+import celbo  # noqa: E402 (before torch, as it asks to be)
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SCRATCH = ROOT / "out" / "benchmarks"
@@ -53,8 +58,6 @@ def commit() -> str:
 def about(n_threads: int) -> dict[str, Any]:
     """Return the machine and our versions; no name of the host, no path."""
     import torch
-
-    import celbo
 
     return {
         "cpu": cpu_name(),

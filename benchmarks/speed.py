@@ -75,7 +75,7 @@ class Worker:
     def __init__(self, side: str, n_threads: int, *, peer: Path = machine.PEER) -> None:
         python = sys.executable if side == "celbo" else str(peer)
         command = [python, str(Path(__file__).with_name("speed_worker.py")), side, "--threads", str(n_threads)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(n_threads), "NUMBA_NUM_THREADS": str(n_threads)}
+        environment = machine.ENVIRONMENT | {"OMP_NUM_THREADS": str(n_threads), "NUMBA_NUM_THREADS": str(n_threads)}
         self.side = side
         self._process = subprocess.Popen(
             command,

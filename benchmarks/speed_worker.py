@@ -137,9 +137,9 @@ class Celbo(Side):
     """Our side."""
 
     def __init__(self, n_threads: int) -> None:
-        super().__init__(n_threads)
-        import celbo
+        import celbo  # before torch, as a user has it: it decides how threads wait
 
+        super().__init__(n_threads)
         self.celbo = celbo
         self.epoch_ended: Callable[[], None] = lambda: None
         log = logging.getLogger("celbo.training")  # it has a line at the end of each epoch
@@ -150,7 +150,8 @@ class Celbo(Side):
     def versions(self) -> Job:
         import torch
 
-        return {"celbo": self.celbo.__version__, "torch": str(torch.__version__)}
+        told = {"celbo": self.celbo.__version__, "torch": str(torch.__version__)}
+        return told | {"threads_wait": os.environ.get("OMP_WAIT_POLICY", "as OpenMP does")}
 
     def build(self, adata: AnnData, job: Job) -> Any:
         batch_key = "batch" if "batch" in adata.obs else None
@@ -202,7 +203,8 @@ class ScviTools(Side):
     def versions(self) -> Job:
         import torch
 
-        return {"scvi-tools": self.scvi.__version__, "torch": str(torch.__version__)}
+        told = {"scvi-tools": self.scvi.__version__, "torch": str(torch.__version__)}
+        return told | {"threads_wait": os.environ.get("OMP_WAIT_POLICY", "as OpenMP does")}
 
     def build(self, adata: AnnData, job: Job) -> Any:
         self.scvi.settings.seed = job.get("seed", 0)
