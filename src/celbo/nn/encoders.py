@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Generator, Tensor, nn
 
 from celbo.data.minibatch import Minibatch
@@ -59,5 +58,5 @@ class GaussianEncoder(nn.Module):
         if self.beside is not None and beside is not None:
             first = first + self.beside(beside)
         codes = covariate_codes(batch, with_batch=self._batch_is_coded)
-        mean, log_variance = self.head(self.hidden(first, codes, generator)).chunk(2, dim=-1)
-        return GaussianPosterior(mean, (torch.exp(log_variance) + self.variance_floor).sqrt())
+        head = self.head(self.hidden(first, codes, generator))
+        return GaussianPosterior.from_head(head, variance_floor=self.variance_floor)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["GaussianPosterior", "Latent"]
 
@@ -27,6 +29,15 @@ class GaussianPosterior:
     """Mean of each coordinate; (cells, D)."""
     scale: Tensor
     """Standard deviation of each coordinate, positive; (cells, D)."""
+
+    @classmethod
+    def from_head(cls, head: Tensor, *, variance_floor: float) -> GaussianPosterior:
+        """Return the distribution of an encoder's last output, (cells, 2 D): means, then log variances.
+
+        The variance is `exp(log variance) + variance_floor`.
+        """
+        mean, scale = _MeanAndScale.apply(head, variance_floor)  # type: ignore[no-untyped-call]
+        return cls(mean, scale)
 
     @property
     def variance(self) -> Tensor:
@@ -48,9 +59,11 @@ class GaussianPosterior:
 
     def kl_to(self, mean: Tensor | float, scale: Tensor | float) -> Tensor:
         """Return the divergence to Normal(mean, scale ** 2) in nats, summed over coordinates; (cells,)."""
-        standard = isinstance(mean, float) and isinstance(scale, float) and (mean, scale) == (0.0, 1.0)
-        ratio = self.scale if standard else self.scale / scale
-        shift = self.mean if standard else (self.mean - mean) / scale
+        if isinstance(mean, float) and isinstance(scale, float) and (mean, scale) == (0.0, 1.0):
+            to_standard: Tensor = _KLToStandard.apply(self.mean, self.scale)  # type: ignore[no-untyped-call]
+            return to_standard
+        ratio = self.scale / scale
+        shift = (self.mean - mean) / scale
         return (0.5 * (ratio.square() + shift.square() - 1) - ratio.log()).sum(-1)
 
     def take(self, index: Tensor) -> GaussianPosterior:
@@ -71,3 +84,37 @@ class Latent:
         """Return the posterior of some of the cells, in the order of their positions `index`; repeats are allowed."""
         library = None if self.library is None else self.library.take(index)
         return Latent(self.z.take(index), library)
+
+
+# A latent state is small: what its arithmetic costs is the number of operations that autograd records. So the two below
+# are one each, with the gradient in closed form.
+
+
+class _MeanAndScale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, head: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+        mean, log_variance = head.chunk(2, dim=-1)
+        variance = log_variance.exp()
+        scale = (variance + floor).sqrt_()
+        ctx.save_for_backward(variance, scale)
+        return mean.clone(), scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_mean: Tensor, by_scale: Tensor) -> tuple[Tensor, None]:
+        variance, scale = ctx.saved_tensors
+        return torch.cat([by_mean, (by_scale * variance).div_(scale).mul_(0.5)], -1), None
+
+
+class _KLToStandard(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(mean, scale)
+        return torch.addcmul(scale * scale, mean, mean).sub_(1).mul_(0.5).sub_(scale.log()).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        mean, scale = ctx.saved_tensors
+        grad = grad.unsqueeze(-1)
+        return grad * mean, (scale - scale.reciprocal()).mul_(grad)
