@@ -38,6 +38,8 @@ from celbo.training.plan import resolve
 
 SIDES = ("celbo", "scvi-tools")
 GETTERS = ("latent", "latent_512", "normalized_expression", "elbo")
+DISTURBED = 0.15
+"""Cores that others keep busy above which a round does not count, where there are others that do."""
 GETTER_CELLS = 4_000
 """Cells whose normalised expression is asked for: (cells, genes) dense."""
 
@@ -166,6 +168,16 @@ def _counts(data: Data) -> tuple[Any, Any]:
 # -- rounds ----------------------------------------------------------------------------------------------------------
 
 
+def wait_for_others(args: argparse.Namespace, pids: Sequence[int]) -> None:
+    """Wait until others leave the processors alone for two seconds, as long as the run still may wait."""
+    while args.wait > 0:
+        others, began = machine.Others([os.getpid(), *pids]), time.monotonic()
+        time.sleep(2)
+        if others.cores() < DISTURBED:
+            return
+        args.wait -= time.monotonic() - began
+
+
 def train_once(workers: Mapping[str, Worker], case: Case, turn: int) -> dict[str, Any]:
     """Train a case on both sides, the first one by turns; return cells/s of each counted epoch, and the ratio."""
     others = machine.Others([os.getpid(), *(w.pid for w in workers.values())])
@@ -181,6 +193,7 @@ def train_once(workers: Mapping[str, Worker], case: Case, turn: int) -> dict[str
 
 def call_once(workers: Mapping[str, Worker], data: Data, turn: int, repeats: int) -> dict[str, Any]:
     """Time the getters of the models trained last, on both sides; return cells/s."""
+    others = machine.Others([os.getpid(), *(w.pid for w in workers.values())])
     rates: dict[str, dict[str, float]] = {name: {} for name in GETTERS}
     cells = min(GETTER_CELLS, data.cells)
     for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
@@ -189,22 +202,26 @@ def call_once(workers: Mapping[str, Worker], data: Data, turn: int, repeats: int
         for name in GETTERS:
             n = cells if name == "normalized_expression" else data.cells
             rates[name][side] = machine.significant(n / statistics.median(run[name] for run in runs))
-    return {
-        name: rate | {"ratio": machine.significant(rate["celbo"] / rate["scvi-tools"])} for name, rate in rates.items()
-    }
+    busy = {"other_cores_busy": others.cores()}
+    ratios = {name: machine.significant(rate["celbo"] / rate["scvi-tools"]) for name, rate in rates.items()}
+    return {name: rate | {"ratio": ratios[name]} | busy for name, rate in rates.items()}
 
 
 def summed_up(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return medians over rounds and the range of the ratio."""
-    ratios = [r["ratio"] for r in rounds]
+    """Return medians and the range of the ratio over the rounds in which nobody else computed, if there are any."""
+    quiet = [r for r in rounds if not r["other_cores_busy"] >= DISTURBED]
+    counted = quiet or rounds
+    ratios = [r["ratio"] for r in counted]
 
     def middle(side: str) -> float:
-        values = [r[side] if isinstance(r[side], float | int) else statistics.median(r[side]) for r in rounds]
+        values = [r[side] if isinstance(r[side], float | int) else statistics.median(r[side]) for r in counted]
         return machine.significant(statistics.median(values))
 
     return {side: middle(side) for side in SIDES} | {
         "ratio": machine.significant(statistics.median(ratios)),
         "ratio_range": [min(ratios), max(ratios)],
+        "rounds_counted": len(counted),
+        "disturbed": not quiet,
         "rounds": list(rounds),
     }
 
@@ -222,6 +239,7 @@ def on_data(data: Data, cases: Sequence[Case], args: argparse.Namespace, *, gett
                 worker.ask("warm", likelihood=likelihood)
         for turn in range(args.rounds):
             for number, case in enumerate(cases):
+                wait_for_others(args, [w.pid for w in workers.values()])
                 rounds[case.name].append(train_once(workers, case, turn))
                 last = rounds[case.name][-1]
                 print(f"  round {turn + 1}/{args.rounds} {case.name}: {_line(last)}", flush=True)

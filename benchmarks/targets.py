@@ -70,6 +70,9 @@ def main() -> None:
     rows = [*training_rows(found[0]), *roofline_rows(found[1]), *quality_rows(found[2])]
     print("\n| against scvi-tools 1.4.2, or the floor | must | goal | here | |\n|---|---|---|---|---|")
     print("\n".join(map(line, rows)))
+    disturbed = [name for name, told in found[0].get("training", {}).items() if told.get("disturbed")]
+    if disturbed:
+        print(f"\nOthers computed in every round, so these ratios are not to be trusted: {'; '.join(disturbed)}")
     for result in found:
         about = result.get("about")
         if about and about.get("load_before", 0) >= 1.5:
