@@ -24,13 +24,14 @@ from celbo.models.options import (
     Indices,
     batch_codes,
     check_config,
-    check_seed,
     config_dict,
     constructor_signature,
     gene_positions,
     positions,
+    requires_counts,
     split_options,
 )
+from celbo.training.device import check_seed
 from celbo.training.engine import FitResult, fit
 from celbo.training.plan import TrainConfig
 
@@ -79,8 +80,7 @@ class Model(Generic[ConfigT]):
         checked = replace(config or self.config_class(), **given)  # type: ignore[type-var]
         check_config(checked)
         check_seed(seed)
-        require_counts = getattr(checked, "likelihood", "nb") != "normal"
-        data = open_anndata(adata, keys, require_counts=require_counts)
+        data = open_anndata(adata, keys, require_counts=requires_counts(checked))
         self._bind(checked, data.schema, seed, data, weakref.ref(adata))
 
     def _bind(
@@ -274,7 +274,7 @@ class Model(Generic[ConfigT]):
         """Return the model's own data, or `adata` checked, aligned and encoded."""
         if adata is None or (adata is self._adata() and self._same_cells(adata)):
             return self._own_data()
-        require_counts = getattr(self.config, "likelihood", "nb") != "normal"
+        require_counts = requires_counts(self.config)
         return open_anndata(adata, self.schema.keys, schema=self.schema, require_counts=require_counts)
 
     def _same_cells(self, adata: AnnData) -> bool:

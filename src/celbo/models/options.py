@@ -18,11 +18,11 @@ __all__ = [
     "Indices",
     "batch_codes",
     "check_config",
-    "check_seed",
     "config_dict",
     "constructor_signature",
     "gene_positions",
     "positions",
+    "requires_counts",
     "split_options",
 ]
 
@@ -48,6 +48,11 @@ def check_config(config: Any) -> None:
             raise OptionError("is not between 0 and 1", where=f"{name}={value!r}")
         if kind is bool and not isinstance(value, bool):
             raise OptionError("is not True or False", where=f"{name}={value!r}")
+
+
+def requires_counts(config: Any) -> bool:
+    """Whether a configuration needs values that are counts: every likelihood does but the normal."""
+    return bool(getattr(config, "likelihood", "nb") != "normal")
 
 
 def constructor_signature(config_class: type[Any]) -> inspect.Signature:
@@ -125,9 +130,3 @@ def batch_codes(transform_batch: str | Sequence[str] | None, schema: Schema) -> 
         raise OptionError("names an unknown batch", where="transform_batch", value=listed(unknown),
                           fix=f"The model knows {listed(schema.batches)}.")  # fmt: skip
     return [codes[str(b)] for b in names]
-
-
-def check_seed(seed: Any) -> None:
-    """Check that a seed is a whole number from 0 on."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise OptionError("is not a whole number from 0 on", where=f"seed={seed!r}")

@@ -21,7 +21,7 @@ from celbo.data.sampler import Split
 from celbo.data.schema import Schema
 from celbo.errors import InputError, ModelFileError, nearest
 from celbo.files import atomic_folder
-from celbo.models.options import check_config, config_dict
+from celbo.models.options import check_config, config_dict, requires_counts
 from celbo.training.engine import FitResult
 from celbo.training.plan import TrainConfig
 
@@ -111,7 +111,7 @@ def _rebuilt(folder: Path, description: dict[str, Any], adata: AnnData | None) -
     config = kind.config_class(**_tuples(description["config"]))
     check_config(config)
     schema = Schema.from_dict(description["schema"])
-    require_counts = getattr(config, "likelihood", "nb") != "normal"
+    require_counts = requires_counts(config)
     data = None if adata is None else open_anndata(adata, schema.keys, schema=schema, require_counts=require_counts)
     model = kind.__new__(kind)
     model._bind(config, schema, int(description["seed"]), data, (lambda: None) if adata is None else weakref.ref(adata))

@@ -20,7 +20,8 @@ import pandas as pd
 from celbo.data.cells import CellData
 from celbo.errors import InputError, OptionError
 from celbo.posterior.population import Draws, apportioned, draw_scales, gene_slices, plan_draws, raw_statistics
-from celbo.posterior.stream import Network, Positions, check_batches, check_positive, check_seed
+from celbo.posterior.stream import Network, Positions, check_batches, check_positive
+from celbo.training.device import check_seed
 
 __all__ = ["compare_scales", "default_pseudocount", "one_versus_rest", "probability_of_higher_expression"]
 

@@ -17,6 +17,7 @@ from celbo.data.minibatch import Minibatch
 from celbo.errors import CategoryError, GenesError, OptionError, listed
 from celbo.likelihoods.base import CountParameters, Likelihood
 from celbo.nn.latent import Latent
+from celbo.training.device import check_seed
 
 __all__ = [
     "Block",
@@ -26,7 +27,6 @@ __all__ = [
     "check_batches",
     "check_genes",
     "check_positive",
-    "check_seed",
     "encoded_blocks",
     "evaluating",
     "latent_draws",
@@ -194,12 +194,6 @@ def check_positive(name: str, value: int) -> None:
     """Raise unless an option is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise OptionError("is not a whole number of at least 1", where=f"{name}={value!r}")
-
-
-def check_seed(seed: int) -> None:
-    """Raise unless a seed is a whole number of at least 0."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise OptionError("is not a whole number of at least 0", where=f"seed={seed!r}")
 
 
 def check_genes(genes: Positions | None, data: CellData) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from celbo.errors import OptionError
 
-__all__ = ["derived_seed", "pick_device", "torch_threads"]
+__all__ = ["check_seed", "derived_seed", "pick_device", "torch_threads"]
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -48,6 +48,12 @@ def torch_threads(n_threads: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def check_seed(seed: object) -> None:
+    """Raise `OptionError` unless a seed is a whole number of at least 0 that fits into 63 bits, as torch's seeds do."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise OptionError("is not a whole number of at least 0", where=f"seed={seed!r}")
 
 
 def derived_seed(seed: int, stream: int, *, epoch: int = 0) -> int:

@@ -23,7 +23,7 @@ from celbo.data.minibatch import Minibatch
 from celbo.data.sampler import Split, split_cells
 from celbo.errors import CelboError, OptionError
 from celbo.training.checkpoint import CheckpointFolder
-from celbo.training.device import pick_device, torch_threads
+from celbo.training.device import check_seed, pick_device, torch_threads
 from celbo.training.history import history_frame
 from celbo.training.plan import Loss, StepState, TrainConfig, resolve
 from celbo.training.progress import Progress, logger
@@ -152,8 +152,7 @@ def fit(
 
 
 def _check_arguments(seed: int, checkpoint_dir: str | Path | None, resume: bool) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise OptionError("must be a whole number of at least 0", where="seed", value=repr(seed))
+    check_seed(seed)
     if resume and checkpoint_dir is None:
         raise OptionError("needs a folder to resume from", where="resume=True", fix="Pass checkpoint_dir too.")
 
