@@ -351,6 +351,12 @@ def test_names_with_quotes_in_them_and_gaps_are_read(tmp_path: Path) -> None:
     assert np.array_equal(adata.X.toarray(), [[1, np.nan], [3, 4]], equal_nan=True)
 
 
+@pytest.mark.parametrize(("text", "values"), [("cell,A\nx,1\ny,\n", [[1], [np.nan]]), ("cell,A\nx,\n", [[np.nan]])])
+def test_a_line_without_a_number_is_kept(text: str, values: list[list[float]], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    np.testing.assert_array_equal(read(tmp_path / "a.csv", orientation="cells").X.toarray(), values)
+
+
 def test_a_long_table_is_read_in_parts_of_few_lines(tmp_path: Path) -> None:
     counts = np.random.default_rng(0).poisson(0.3, (1500, 7))
     with (tmp_path / "a.tsv").open("w", newline="") as file:

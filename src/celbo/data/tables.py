@@ -137,9 +137,10 @@ def _plain_numbers(lines: list[str], delimiter: str) -> tuple[list[str], NDArray
         names.append(name.removeprefix('"').strip())
         rests.append(rest)
     try:
-        return names, np.loadtxt(rests, dtype=np.float64, comments=None, delimiter=delimiter, ndmin=2)
+        values = np.loadtxt(rests, dtype=np.float64, comments=None, delimiter=delimiter, ndmin=2)
     except ValueError:
         return None
+    return (names, values) if len(values) == len(lines) else None  # a line without a number is skipped
 
 
 def _any_numbers(
