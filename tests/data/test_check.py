@@ -163,6 +163,30 @@ def test_the_first_bad_value_is_named_with_its_cell_and_gene(kind: str, form: st
     assert f"3 values are {WORDS[kind]}" in found.message
 
 
+@pytest.mark.parametrize("values", ["counts", "with an empty cell", "normal", "bad"])
+@pytest.mark.parametrize("n_groups", [1, 3])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_block_that_cuts_a_cell_changes_nothing(
+    form: str, n_groups: int, values: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = table_of_counts().astype("float32")
+    if values == "with an empty cell":
+        dense[[0, 5, 6, 39]] = 0
+    elif values == "normal":
+        dense -= 1.5
+    elif values == "bad":
+        dense[31, 2] = dense[12, 9] = np.nan
+    groups = np.arange(N_CELLS) % n_groups
+    monkeypatch.setattr("celbo.data.scan.BLOCK", 7)
+    scan = scan_matrix(FORMS[form](dense), groups=groups, n_groups=n_groups)
+    assert scan.n_nonzero == np.count_nonzero(dense)
+    assert sum(bad.n for bad in scan.bad.values()) == ((dense < 0) | (dense != np.floor(dense))).sum()
+    assert scan.largest == np.nanmax(dense)
+    np.testing.assert_allclose(scan.totals, dense.sum(1, dtype="f8"), atol=1e-5)
+    np.testing.assert_array_equal(scan.occupied, (dense != 0).any(1))
+    np.testing.assert_array_equal(scan.detected, [(dense[groups == g] != 0).any(0) for g in range(n_groups)])
+
+
 def test_one_bad_value_among_millions_is_found() -> None:
     matrix = sp.random(2000, 3000, density=0.3, format="csr", dtype="float32", random_state=0)
     matrix.data[:] = 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from celbo.data.counts import CountMatrix
+from celbo.data.moments import gene_moments
 from celbo.errors import CountsError, InputError
 
 
@@ -194,6 +195,30 @@ def test_totals_of_cells_and_genes() -> None:
     matrix = CountMatrix.from_scipy(dense)
     np.testing.assert_array_equal(matrix.total_counts(), dense.sum(1))
     np.testing.assert_array_equal(matrix.gene_sums(), dense.sum(0))
+
+
+@pytest.mark.parametrize("cells", [[0], [3, 1, 59], list(range(60))], ids=len)
+def test_moments_of_genes_over_chosen_cells(cells: list[int]) -> None:
+    mean, variance = gene_moments(CountMatrix.from_scipy(counts()), np.array(cells))
+    np.testing.assert_allclose(mean, counts()[cells].mean(0), rtol=1e-12)
+    np.testing.assert_allclose(variance, counts()[cells].var(0), rtol=1e-12, atol=1e-12)
+
+
+def test_moments_of_a_cell_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="cell 60 is not among the 60 cells"):
+        gene_moments(CountMatrix.from_scipy(counts()), np.array([60]))
+
+
+@pytest.mark.parametrize("counts_only", [True, False])
+def test_a_value_in_a_later_block_is_named(counts_only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celbo.data.counts._BLOCK", 7)
+    dense = counts().astype(np.float64)
+    dense[51, 22] = np.inf
+    with pytest.raises(CountsError, match="row 51, column 22 is inf"):
+        CountMatrix.from_scipy(sparse.csr_matrix(dense), counts=counts_only)
+    dense[51, 22] = 3
+    matrix = CountMatrix.from_scipy(sparse.csr_matrix(dense), counts=counts_only)
+    np.testing.assert_array_equal(matrix.rows(np.arange(60)).dense.numpy(), dense)
 
 
 def test_totals_do_not_wrap_around() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from celbo.kernels.gather import column_sums, gather_rows, row_sums
 __all__ = ["CountMatrix"]
 
 Array = npt.NDArray[Any]
-_BLOCK = 1 << 24  # stored values converted at a time: bounds the temporaries of a large matrix
+_BLOCK = 1 << 18  # stored values converted at a time: bounds the temporaries of a large matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +77,13 @@ class CountMatrix:
         """Number of counts that are not 0."""
         return int(self.values.shape[0])
 
-    def rows(self, index: npt.ArrayLike) -> SparseRows:
-        """Return the counts of some cells, in the order asked for, on the CPU in float32.
+    def positions(self, index: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return positions of cells as (n,) int64, contiguous, once they are known to lie within the matrix.
 
-        Parameters
-        ----------
-        index
-            Positions of the cells; (n,) integers from 0. A cell may be asked for more than once.
+        Raises
+        ------
+        InputError
+            If one does not; the message names it.
         """
         rows = np.ascontiguousarray(index, dtype=np.int64)
         if rows.size and not (rows.min() >= 0 and rows.max() < self.n_cells):
@@ -90,7 +91,22 @@ class CountMatrix:
             raise InputError(
                 f"is not among the {self.n_cells} cells", where=f"cell {wrong}", fix="Positions of cells start at 0."
             )
-        indptr, genes, values = gather_rows(self.indptr, self.indices, self.values, rows)
+        return rows
+
+    def rows(self, index: npt.ArrayLike) -> SparseRows:
+        """Return the counts of some cells, in the order asked for, on the CPU in float32.
+
+        Parameters
+        ----------
+        index
+            Positions of the cells; (n,) integers from 0. A cell may be asked for more than once.
+
+        Raises
+        ------
+        InputError
+            If there is no such cell.
+        """
+        indptr, genes, values = gather_rows(self.indptr, self.indices, self.values, self.positions(index))
         return SparseRows(
             torch.from_numpy(indptr), torch.from_numpy(genes), torch.from_numpy(values), n_genes=self.n_genes
         )
@@ -163,25 +179,29 @@ def _plain(values: Array) -> Array:
 
 def _narrowed(rows: sparse.csr_matrix) -> Array:
     """Return the stored values in the narrowest unsigned type, or raise for the first that is not a count."""
-    data = rows.data
-    largest = data.max() if data.size else 0
+    largest = rows.data.max() if rows.data.size else 0
     kind = next((k for k in (np.uint8, np.uint16, np.uint32) if largest <= np.iinfo(k).max), np.uint32)
-    out = np.empty(data.shape, dtype=kind)
-    for start in range(0, data.size, _BLOCK):
-        block = data[start : start + _BLOCK]
-        with np.errstate(invalid="ignore"):  # casting NaN; found just below
-            out[start : start + _BLOCK] = block
-        wrong = out[start : start + _BLOCK] != block
-        if wrong.any():
-            _refuse(rows, start + int(wrong.argmax()), "values that are not counts")
-    return out
+    return _converted(rows, np.dtype(kind), lambda got, given: got != given, "values that are not counts")
 
 
 def _finite(rows: sparse.csr_matrix) -> Array:
-    out = rows.data.astype(np.float32)
-    wrong = ~np.isfinite(out)
-    if wrong.any():
-        _refuse(rows, int(wrong.argmax()), "values that are not finite in single precision")
+    """Return the stored values as float32, or raise for the first that is not finite."""
+    what = "values that are not finite in single precision"
+    return _converted(rows, np.dtype(np.float32), lambda got, _: ~np.isfinite(got), what)
+
+
+def _converted(
+    rows: sparse.csr_matrix, kind: np.dtype[Any], wrong: Callable[[Array, Array], Array], what: str
+) -> Array:
+    """Return the stored values in another type, a block at a time, or raise for the first that is wrong in it."""
+    out = np.empty(rows.data.shape, dtype=kind)
+    for start in range(0, out.size, _BLOCK):
+        block, part = rows.data[start : start + _BLOCK], out[start : start + _BLOCK]
+        with np.errstate(invalid="ignore", over="ignore"):  # casting what does not fit; found just below
+            part[:] = block
+        found = wrong(part, block)
+        if found.any():
+            _refuse(rows, start + int(found.argmax()), what)
     return out
 
 

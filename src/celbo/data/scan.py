@@ -23,10 +23,42 @@ Matrix: TypeAlias = Any  # a scipy CSR or CSC matrix, or a NumPy array, of shape
 Kind = Literal["nan", "inf", "negative", "fractional", "large"]
 KINDS: tuple[Kind, ...] = ("nan", "inf", "negative", "fractional", "large")
 LARGEST_COUNT = 2**32 - 1
-BLOCK = 1 << 19  # values a block: small enough for the cache, large enough to hide the cost of a Python call
+BLOCK = 1 << 17  # values a block: small enough for the cache, large enough to hide the cost of a Python call
 _LARGEST_TABLE = 500_000_000  # groups x genes beyond which groups are not told apart
 
-_Block = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]
+
+@dataclass(frozen=True)
+class _Block:
+    """Values with the cell and the gene of each."""
+
+    values: NDArray[Any]
+    cells: NDArray[np.int64]
+    genes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Stored values in a row of whole or cut cells: what a block is made of, in a seventh of its bytes."""
+
+    values: NDArray[Any]
+    genes: NDArray[Any]
+    """Gene of each value; (values,) of any integer type."""
+    first: int
+    """The first of the cells."""
+    lengths: NDArray[np.int64]
+    """Values of each cell from the first on; (cells,)."""
+
+    def holds_counts(self) -> bool:
+        """Return whether every value is a count over 0; False for a NaN."""
+        values = self.values
+        if not (values.size and values.min() > 0 and values.max() <= LARGEST_COUNT):
+            return False
+        return values.dtype.kind in "biu" or bool((np.floor(values) == values).all())
+
+    def block(self) -> _Block:
+        """Return the run with a cell for each value."""
+        cells = np.repeat(np.arange(self.first, self.first + self.lengths.size), self.lengths)
+        return _Block(self.values, cells, self.genes)
 
 
 @dataclass(frozen=True)
@@ -62,21 +94,42 @@ class _Tally:
     """What the blocks of a pass write to, from several threads at once."""
 
     def __init__(self, shape: tuple[int, int], groups: NDArray[np.int64] | None, n_groups: int) -> None:
-        self.groups = groups if groups is not None and n_groups * shape[1] <= _LARGEST_TABLE else None
-        self.detected = np.zeros((n_groups if self.groups is not None else 1, shape[1]), bool)
+        told_apart = groups is not None and n_groups * shape[1] <= _LARGEST_TABLE
+        self.offsets = groups * shape[1] if groups is not None and told_apart else None  # of each cell in `detected`
+        self.detected = np.zeros((n_groups if told_apart else 1, shape[1]), bool)
         self.occupied = np.zeros(shape[0], bool)
         self.totals = np.zeros(shape[0])
         self.lock = Lock()
 
-    def add(self, values: NDArray[Any], cells: NDArray[np.int64], genes: NDArray[np.int64]) -> None:
+    def add(self, block: _Block) -> None:
         """Add non-zero values to their cells and set the flags of their positions."""
-        first = int(cells.min())
-        sums = np.bincount(cells - first, weights=values)
+        first = int(block.cells.min())
+        sums = np.bincount(block.cells - first, weights=block.values)
+        self._add_sums(first, sums.astype(np.float64, copy=False))
+        self.occupied[block.cells] = True  # no lock: every thread writes the same True
+        flat = block.genes if self.offsets is None else self.offsets[block.cells] + block.genes
+        self.detected.reshape(-1)[flat] = True
+
+    def add_run(self, run: _Run) -> None:
+        """Do what `add` does without an array of cells."""
+        held = np.flatnonzero(run.lengths)
+        starts = run.lengths.cumsum() - run.lengths
+        sums = np.zeros(run.lengths.size)
+        sums[held] = np.add.reduceat(run.values, starts[held], dtype=np.float64)
+        self._add_sums(run.first, sums)
+        self.occupied[run.first + held] = True
+        flat: NDArray[Any] = run.genes
+        if self.offsets is not None:
+            flat = np.repeat(self.offsets[run.first : run.first + run.lengths.size], run.lengths)
+            flat += run.genes
+        self.detected.reshape(-1)[flat] = True
+
+    def _add_sums(self, first: int, sums: NDArray[np.float64]) -> None:
         with self.lock:
             self.totals[first : first + sums.size] += sums
-        self.occupied[cells] = True  # no lock: every thread writes the same True
-        flat = genes if self.groups is None else (self.groups * self.detected.shape[1])[cells] + genes
-        self.detected.reshape(-1)[flat] = True
+
+
+_Reader = Callable[[], _Block | _Run]
 
 
 @dataclass(frozen=True)
@@ -122,7 +175,7 @@ def scan_matrix(matrix: Matrix, *, groups: NDArray[np.int64] | None = None, n_gr
     return Scan(n_nonzero, bad, tally.totals, tally.detected, tally.occupied, largest)
 
 
-def _in_threads(work: Callable[[Callable[[], _Block]], _Part], blocks: list[Callable[[], _Block]]) -> Iterable[_Part]:
+def _in_threads(work: Callable[[_Reader], _Part], blocks: list[_Reader]) -> Iterable[_Part]:
     threads = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if len(blocks) < 2 or threads < 2:
         return map(work, blocks)
@@ -135,22 +188,22 @@ def _joined(one: BadValues, other: BadValues) -> BadValues:
     return BadValues(one.kind, one.n + other.n, first.cell, first.gene, first.value)
 
 
-def _sparse_blocks(matrix: Matrix) -> list[Callable[[], _Block]]:
-    """Return readers of runs of stored values, each with the cell and the gene of every value."""
+def _sparse_blocks(matrix: Matrix) -> list[_Reader]:
+    """Return readers of runs of stored values."""
     by_cell = matrix.format == "csr"
     n_minor = matrix.shape[1] if by_cell else matrix.shape[0]
     starts = _starts(matrix)
 
-    def reader(low: int) -> Callable[[], _Block]:
-        def read() -> _Block:
+    def reader(low: int) -> _Reader:
+        def read() -> _Block | _Run:
             high = min(low + BLOCK, int(starts[-1]))
             minor = matrix.indices[low:high]
             _check_minor(minor, n_minor)
             first = int(np.searchsorted(starts, low, "right")) - 1
             last = int(np.searchsorted(starts, high, "left"))
             edges = np.clip(starts[first : last + 1], low, high)
-            major = np.repeat(np.arange(first, last), edges[1:] - edges[:-1])
-            return matrix.data[low:high], *((major, minor) if by_cell else (minor, major))
+            run = _Run(matrix.data[low:high], minor, first, edges[1:] - edges[:-1])
+            return run if by_cell else _Block(run.values, minor, run.block().cells)
 
         return read
 
@@ -176,36 +229,39 @@ def _check_minor(minor: NDArray[Any], n_minor: int) -> None:
         raise IndexError("an index of the sparse matrix lies outside its shape")
 
 
-def _dense_blocks(matrix: NDArray[Any]) -> list[Callable[[], _Block]]:
+def _dense_blocks(matrix: NDArray[Any]) -> list[_Reader]:
     """Return readers of runs of rows: their non-zero values, each with its cell and its gene."""
     n_rows = max(1, BLOCK // max(1, matrix.shape[1]))
 
-    def reader(low: int) -> Callable[[], _Block]:
+    def reader(low: int) -> _Reader:
         def read() -> _Block:
             rows = matrix[low : low + n_rows]
             cells, genes = np.nonzero(rows)
-            return rows[cells, genes], cells + low, genes
+            return _Block(rows[cells, genes], cells + low, genes)
 
         return read
 
     return [reader(low) for low in range(0, matrix.shape[0] if matrix.shape[1] else 0, n_rows)]
 
 
-def _scan_block(block: _Block, tally: _Tally) -> _Part:
-    values, cells, genes = block
+def _scan_block(found: _Block | _Run, tally: _Tally) -> _Part:
     with np.errstate(all="ignore"):
-        nonzero = values != 0
+        if isinstance(found, _Run):
+            if found.holds_counts():
+                tally.add_run(found)
+                return _Part(found.values.size, {}, float(found.values.max()))
+            found = found.block()
+        nonzero = found.values != 0
         if not nonzero.all():
-            values, cells, genes = values[nonzero], cells[nonzero], genes[nonzero]
-        if values.size == 0:
+            found = _Block(found.values[nonzero], found.cells[nonzero], found.genes[nonzero])
+        if found.values.size == 0:
             return _Part(0, {}, 0.0)
-        tally.add(values, cells, genes)
-        return _Part(values.size, *_bad_values(values, cells, genes))
+        tally.add(found)
+        return _Part(found.values.size, *_bad_values(found))
 
 
-def _bad_values(
-    values: NDArray[Any], cells: NDArray[np.int64], genes: NDArray[np.int64]
-) -> tuple[dict[Kind, BadValues], float]:
+def _bad_values(block: _Block) -> tuple[dict[Kind, BadValues], float]:
+    values, cells, genes = block.values, block.cells, block.genes
     largest = float(values.max())
     if largest <= LARGEST_COUNT and (values.dtype.kind in "bu" or bool(_are_counts(values).all())):
         return {}, largest  # the comparison is False for a NaN

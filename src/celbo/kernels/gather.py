@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["column_sums", "gather_rows", "row_sums"]
+__all__ = ["column_moments", "column_sums", "gather_rows", "row_sums"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Array = npt.NDArray[Any]
@@ -56,6 +56,25 @@ def row_sums(indptr: Array, values: Array) -> npt.NDArray[np.float64]:
         for k in range(indptr[i], indptr[i + 1]):
             sums[i] += values[k]
     return sums
+
+
+@_compiled
+def column_moments(
+    indptr: Array, indices: Array, values: Array, rows: npt.NDArray[np.int64], n_columns: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the sums of each column over some rows, of the values and of their squares; (columns,) float64 each.
+
+    The caller vouches that `rows` lie within the matrix.
+    """
+    sums, squares = np.zeros(n_columns, dtype=np.float64), np.zeros(n_columns, dtype=np.float64)
+    for i in range(rows.shape[0]):
+        first, last = indptr[rows[i]], indptr[rows[i] + 1]
+        columns, stored = indices[first:last], values[first:last]
+        for k in range(columns.size):
+            value = np.float64(stored[k])
+            sums[columns[k]] += value
+            squares[columns[k]] += value * value
+    return sums, squares
 
 
 @_compiled
