@@ -29,8 +29,8 @@ __all__ = ["KINDS", "fused_log_prob", "run_parallel"]
 KINDS = {"nb": rows_.NB, "zinb": rows_.ZINB, "poisson": rows_.POISSON}
 """The likelihoods that have a fused kernel, by name."""
 
-_LOG_THETA_RANGE = 80.0  # where float32 ends; beyond, the distribution is its limit to the last digit
-_GENES_A_BLOCK = 256
+Array = NDArray[Any]
+_NO_ENTRIES, _NO_TABLE, _NO_ROWS = np.empty((0, 0, 0), np.float32), np.empty((0, 0), np.float32), np.empty(0, np.int64)
 
 # OpenMP shares the machine with torch best; a layer that the user chose, or that runs already, stays.
 _config: Any = numba.config
@@ -70,103 +70,84 @@ def fused_log_prob(
     softmax
         Whether the mean is `exp(log_scale) softmax(logits)` or `exp(log_scale + logits)`.
     """
-    samples, cells, genes = logits.shape
-    counts = (counts[0].long(), counts[1].long(), counts[2].float())
-    of = _theta_of(log_theta, theta_row, samples, cells)
-    use = "table"
+    if log_scale.shape[0] != logits.shape[0]:
+        log_scale = log_scale.expand(logits.shape[:2])
+    use, row_of = rows_.SHARED, _NO_ROWS
     if log_theta is not None and log_theta.dim() == 3:
-        use = "entries"
-        log_theta = log_theta.expand(samples, cells, genes).reshape(-1, genes)
-    elif log_theta is not None and log_theta.shape[0] == 1:
-        use = "shared"
-    inputs = [None if t is None else t.float() for t in (logits, log_scale.expand(samples, cells), log_theta, dropout)]
-    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    out: Tensor = _Fused.apply((kind, softmax, wanted, use), counts, of, *inputs)  # type: ignore[no-untyped-call]
-    return out
+        use = rows_.ENTRIES
+        log_theta = log_theta.expand_as(logits)
+    elif log_theta is not None and log_theta.shape[0] > 1 and theta_row is not None:
+        use, row_of = rows_.TABLE, _array(theta_row, torch.int64)
+    csr = (_array(counts[0], torch.int64), _array(counts[1], torch.int64), _array(counts[2]))
+    inputs = [None if t is None else _typed(t) for t in (logits, log_scale, log_theta, dropout)]
+    call = (kind, softmax, use, *csr, row_of)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        out: Tensor = _Fused.apply(call, *inputs)  # type: ignore[no-untyped-call]
+        return out
+    return torch.from_numpy(_run(call, inputs, None)[0])
 
 
 class _Fused(torch.autograd.Function):
-    """`call` is kind, softmax, whether gradients are wanted, and how the rows use theta: "table", "shared", "entries".
+    """`call` is kind, softmax, how the rows use theta, the counts, and each cell's row of theta.
 
-    The derivatives are made in the forward pass, for the gradient that the mean over cells hands back; if another one
-    comes, they are made again for that.
+    The derivatives are made in the forward pass, for the gradient that the mean over cells hands back. If another one
+    comes, or one comes twice, they are made again for that.
     """
 
     @staticmethod
-    def forward(ctx: Any, call: Any, counts: tuple[Tensor, ...], of: Tensor, *inputs: Any) -> Tensor:
-        shape = inputs[0].shape
-        guess = np.float32(-1) / np.float32(shape[0] * shape[1])
-        value, by_scale, slopes = _run(call, counts, of, inputs, torch.full(shape[:2], float(guess)))
-        if call[2]:
-            ctx.save_for_backward(by_scale, *slopes, *counts, of, *inputs)
-            ctx.guess, ctx.call = float(guess), call
-        return value
+    def forward(ctx: Any, call: Any, *inputs: Any) -> Tensor:
+        samples, cells, _ = inputs[0].shape
+        ctx.call, ctx.guess = call, np.float32(-1) / np.float32(samples * cells)
+        value, *ctx.slopes = _run(call, inputs, np.full((samples, cells), ctx.guess))
+        ctx.save_for_backward(*inputs)
+        return torch.from_numpy(value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        by_scale, *saved = ctx.saved_tensors
-        slopes, counts, of, inputs = saved[:3], tuple(saved[3:6]), saved[6], saved[7:]
-        if bool((grad != ctx.guess).any()):
-            _, _, slopes = _run(ctx.call, counts, of, inputs, grad)
-        logits, _, log_theta, dropout = inputs
-        need = ctx.needs_input_grad[3:]
-        return (
-            *(None,) * 3,
-            slopes[0].view(logits.shape) if need[0] else None,
-            by_scale * grad if need[1] else None,
-            _summed_theta(ctx.call[3], slopes[1], of, log_theta.shape) if need[2] else None,
-            slopes[2].view(dropout.shape) if need[3] else None,
-        )
+        inputs, slopes, weight = ctx.saved_tensors, ctx.slopes, _array(grad)
+        if slopes is None or not (weight == ctx.guess).all():
+            _, *slopes = _run(ctx.call, inputs, weight)
+        ctx.slopes = None  # they are the receiver's, who may write to them
+        needs = zip(slopes, ctx.needs_input_grad[1:], strict=True)
+        return None, *(torch.from_numpy(slope) if needed else None for slope, needed in needs)
 
 
-def _run(call: Any, counts: tuple[Tensor, ...], of: Tensor, inputs: Any, weight: Tensor) -> Any:
-    """Return the value, its derivative by the log scale, and those by logits, log theta and dropout times `weight`."""
-    kind, softmax, wanted, use = call
-    logits, log_scale, log_theta, dropout = inputs
-    shape = logits.shape
-    theta = None if log_theta is None else log_theta.clamp(-_LOG_THETA_RANGE, _LOG_THETA_RANGE).exp_()
-    value, by_scale = torch.empty(shape[:2]), torch.empty(shape[:2])
-    rows = shape[0] * shape[1]
-    groups = -(-rows // rows_.GROUP) if use == "shared" else rows
-    slopes = [
-        torch.empty(n if wanted and t is not None else 0, shape[2])
-        for n, t in ((rows, logits), (groups, log_theta), (rows, dropout))
-    ]
-    arrays = [_matrix(t, shape[2]) for t in (logits, theta, dropout)]
-    given = (_array(weight.reshape(-1)), *map(_array, counts), _array(log_scale), *arrays, _array(of))
-    out = map(_array, (value, by_scale, *slopes))
-    run_parallel(rows_.forward, kind, softmax, wanted, use == "shared", *given, *out)
-    return value, by_scale, slopes
+def _run(call: Any, inputs: Any, weight: Array | None) -> tuple[Array, ...]:
+    """Return the value, and its derivatives by logits, log scale, log theta and dropout times the `weight` of a cell.
+
+    Derivatives by what is not there, and all where there is no weight, are of no entries.
+    """
+    kind, softmax, use, *counts = call
+    wanted = weight is not None
+    logits, log_scale = map(_array, inputs[:2])
+    log_theta, dropout = (None if t is None else _array(t) for t in inputs[2:])
+    samples, cells, genes = logits.shape
+    value, by_scale = np.empty((2, samples, cells), np.float32)
+    by_logits = np.empty_like(logits) if wanted else _NO_ENTRIES
+    by_theta = np.empty_like(log_theta) if wanted and log_theta is not None else _NO_TABLE
+    by_dropout = np.empty_like(logits) if wanted and dropout is not None else _NO_ENTRIES
+    n_parts = 0 if by_theta is _NO_TABLE else rows_.n_parts(use, samples * cells)
+    given = (
+        logits,
+        log_scale,
+        _NO_TABLE if log_theta is None else log_theta.reshape(-1, genes),
+        _NO_ENTRIES if dropout is None else dropout,
+        by_scale if weight is None else weight,
+    )
+    out = (value, by_scale, by_logits, by_theta.reshape(-1, genes), by_dropout, np.empty((n_parts, genes), np.float32))
+    run_parallel(rows_.forward, kind, softmax, wanted, use, *counts, *given, *out)
+    return value, by_logits, by_scale, by_theta, by_dropout
 
 
-def _theta_of(log_theta: Tensor | None, theta_row: Tensor | None, samples: int, cells: int) -> Tensor:
-    """Return for each (sample, cell) its row of theta, (samples * cells,)."""
-    if log_theta is not None and log_theta.dim() == 3:
-        return torch.arange(samples * cells)
-    if log_theta is None or theta_row is None:
-        return torch.zeros(samples * cells, dtype=torch.int64)
-    return theta_row.repeat(samples)
+def _typed(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _summed_theta(use: str, by_theta: Tensor, of: Tensor, shape: torch.Size) -> Tensor:
-    """Return the gradient by theta: of each row of a table, the sum over the cells that use it."""
-    if use == "entries":
-        return by_theta
-    if use == "shared":
-        return by_theta.sum(0, keepdim=True)
-    out = torch.zeros(shape)
-    run_parallel(rows_.sum_by_row, _array(by_theta), _array(of), _GENES_A_BLOCK, _array(out))
-    return out
-
-
-def _matrix(parameter: Tensor | None, genes: int) -> NDArray[Any]:
-    return np.empty((0, genes), np.float32) if parameter is None else _array(parameter.reshape(-1, genes))
-
-
-def _array(tensor: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.detach().contiguous().numpy()
-    return array
+def _array(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Array:
+    """Return a tensor as a contiguous array, the same memory where that is possible."""
+    tensor = _typed(tensor, dtype)
+    return np.ascontiguousarray((tensor.detach() if tensor.requires_grad else tensor).numpy())
 
 
 def run_parallel(kernel: Any, *arguments: Any) -> None:

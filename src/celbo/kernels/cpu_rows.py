@@ -18,16 +18,19 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
-__all__ = ["GROUP", "NB", "POISSON", "ZINB", "forward", "log1p_row", "sum_by_row"]
+__all__ = ["ENTRIES", "NB", "POISSON", "SHARED", "TABLE", "ZINB", "forward", "log1p_row", "n_parts"]
 
 NB, ZINB, POISSON = 0, 1, 2
+SHARED, TABLE, ENTRIES = 0, 1, 2
+"""How rows use theta: all the first row of a table, each cell its row of a table, each (sample, cell) its own."""
 
 _SMALL = 16  # counts up to here by the product form
 _LOG_FACTORIAL = np.array([math.lgamma(i + 1) for i in range(_SMALL + 1)])
 _HALF_LOG_2PI = 0.9189385332046728
 _SPLIT_SUMS = frozenset({"reassoc", "nsz"})
-GROUP = 8  # rows that a thread takes at a time
-_BLOCK = 512  # genes summed in float32 before they join a float64 total
+_GROUP = 8  # rows that a thread takes at a time
+_PARALLEL_ABOVE = 1 << 19  # entries; below, to wait for other threads costs more than a pass over them
+_BLOCK = 512  # genes summed in float32 before they join a float64 total, or that a thread takes at a time
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -119,6 +122,7 @@ _L6, _L7, _L8 = _f(2.0000714765e-1), _f(-2.4999993993e-1), _f(3.3333331174e-1)
 _ZERO, _ONE, _TWO, _THREE, _FOUR = _f(0), _f(1), _f(2), _f(3), _f(4)
 _HALF, _THIRD, _QUARTER = _f(1 / 2), _f(1 / 3), _f(1 / 4)
 _RATIO_MAX = _f(2.0**125)
+_LOG_THETA_MAX = _f(80)  # where float32 ends; beyond, the distribution is its limit to the last digit
 
 
 @compiled()
@@ -450,6 +454,15 @@ def _poisson_row(at: Any, x: Any, logits: Any, offset: float, mu: Any, value: An
 
 
 @compiled()
+def _theta(log_theta: Any, theta: Any) -> None:
+    """Fill the row of inverse dispersions."""
+    for j in range(theta.size):
+        t = log_theta[j]
+        t = -_LOG_THETA_MAX if t < -_LOG_THETA_MAX else t  # not max(): a NaN stays one
+        theta[j] = _exp(_LOG_THETA_MAX if t > _LOG_THETA_MAX else t)
+
+
+@compiled()
 def _finish(mu: Any, library: float, softmax: bool, factor: Any, g: Any) -> float:
     """Turn derivatives by log mu into derivatives by the logits, times a factor.
 
@@ -475,55 +488,109 @@ def _add(factor: Any, values: Any, total: Any) -> None:
 
 
 @compiled(parallel=True)
-def forward(
-    kind: int, softmax: bool, wanted: bool, shared: bool, weight: Any, indptr: Any, indices: Any, counts: Any,
-    log_scale: Any, logits: Any, theta: Any, dropout: Any, theta_of: Any, value: Any, by_scale: Any, by_logits: Any,
-    by_theta: Any, by_dropout: Any,
-) -> None:  # fmt: skip
-    """Fill `value` and the derivatives of each (sample, cell), a row of logits each; cells are the rows of the CSR.
+def _fill_table(log_theta: Any, table: Any) -> None:
+    """Fill the first rows of a table of inverse dispersions; in parallel only where it pays."""
+    if table.size < _PARALLEL_ABOVE:
+        for row in range(table.shape[0]):
+            _theta(log_theta[row], table[row])
+    else:
+        for row in prange(table.shape[0]):
+            _theta(log_theta[row], table[row])
 
-    Those by logits, theta and dropout are times the row's `weight`; by theta they are summed over `GROUP` rows where
-    all rows `share` it. Where they are not `wanted` their arrays have no rows.
-    """
-    samples, cells = value.shape
-    rows, genes = samples * cells, logits.shape[1]
-    theta_wanted = wanted and kind != POISSON
-    for group in prange((rows + GROUP - 1) // GROUP):
-        scratch = np.empty((6, genes), np.float32)
-        mu, terms = scratch[0], scratch[1]
-        if theta_wanted and shared:
-            by_theta[group] = _ZERO
-        for row in range(group * GROUP, min((group + 1) * GROUP, rows)):
-            s, c = row // cells, row % cells
-            g = by_logits[row] if wanted else scratch[2]
-            by_t = by_theta[row] if theta_wanted and not shared else scratch[3]
-            by_d = by_dropout[row] if wanted and kind == ZINB else scratch[4]
-            at, x = indices[indptr[c] : indptr[c + 1]], counts[indptr[c] : indptr[c + 1]]
-            offset, library = _means(logits[row], log_scale[s, c], softmax, mu)
-            if kind == NB:
-                _nb_row(at, x, logits[row], offset, mu, theta[theta_of[row]], terms, g, by_t)
-            elif kind == ZINB:
-                t = theta[theta_of[row]]
-                _zinb_row(at, x, logits[row], offset, mu, t, dropout[row], terms, g, by_t, by_d, scratch[5])
-            else:
-                _poisson_row(at, x, logits[row], offset, mu, terms, g)
-            value[s, c] = _sum(terms)
-            by_scale[s, c] = _finish(mu, library, softmax, weight[row], g)
-            if theta_wanted and shared:
-                _add(weight[row], by_t, by_theta[group])
-            elif theta_wanted:
-                _scale(weight[row], by_t)
-            if wanted and kind == ZINB:
-                _scale(weight[row], by_d)
+
+@compiled()
+def _sum_columns(parts: Any, theta_row: Any, start: int, stop: int, by_theta: Any) -> None:
+    for r in range(by_theta.shape[0]):
+        by_theta[r, start:stop] = _ZERO
+    for i in range(parts.shape[0]):
+        r = theta_row[i % theta_row.size] if theta_row.size else 0
+        target, source = by_theta[r, start:stop], parts[i, start:stop]
+        for j in range(target.size):
+            target[j] += source[j]
 
 
 @compiled(parallel=True)
-def sum_by_row(entries: Any, row_of: Any, block: int, out: Any) -> None:
-    """Add each row of `entries` to row `row_of` of `out`; in the order of the rows."""
-    genes = entries.shape[1]
-    for b in prange((genes + block - 1) // block):
-        start, stop = b * block, min((b + 1) * block, genes)
-        for i in range(entries.shape[0]):
-            target, source = out[row_of[i], start:stop], entries[i, start:stop]
-            for j in range(target.size):
-                target[j] += source[j]
+def _sum_parts(parts: Any, theta_row: Any, by_theta: Any) -> None:
+    """Fill the derivatives by a table of theta with the sums of its rows of `parts`, in their order."""
+    genes = by_theta.shape[1]
+    if parts.size < _PARALLEL_ABOVE:
+        _sum_columns(parts, theta_row, 0, genes, by_theta)
+    else:
+        for block in prange((genes + _BLOCK - 1) // _BLOCK):
+            _sum_columns(parts, theta_row, block * _BLOCK, min((block + 1) * _BLOCK, genes), by_theta)
+
+
+def n_parts(use: int, rows: int) -> int:
+    """Return how many rows of `parts` the parallel loop needs to sum derivatives by theta, where they are wanted."""
+    return {SHARED: -(-rows // _GROUP), TABLE: rows, ENTRIES: 0}[use]
+
+
+@compiled()
+def _row(
+    kind: int, softmax: bool, at: Any, x: Any, logits: Any, log_scale: Any, theta: Any, dropout: Any,
+    mu: Any, terms: Any, g: Any, by_theta: Any, by_dropout: Any, log_kept: Any,
+) -> Any:  # fmt: skip
+    """Fill the terms of a row, and its derivatives by log mu, log theta and dropout; return the sum of the means."""
+    offset, library = _means(logits, log_scale, softmax, mu)
+    if kind == NB:
+        _nb_row(at, x, logits, offset, mu, theta, terms, g, by_theta)
+    elif kind == ZINB:
+        _zinb_row(at, x, logits, offset, mu, theta, dropout, terms, g, by_theta, by_dropout, log_kept)
+    else:
+        _poisson_row(at, x, logits, offset, mu, terms, g)
+    return library
+
+
+@compiled()
+def _theta_of(use: int, row: int, cell: int, theta_row: Any, table: Any, log_theta: Any, memory: Any) -> Any:
+    """Return the inverse dispersions of a row."""
+    if table.shape[0]:
+        return table[theta_row[cell] if use == TABLE else 0]
+    if log_theta.shape[0]:
+        _theta(log_theta[row], memory)
+    return memory
+
+
+@compiled(parallel=True)
+def forward(
+    kind: int, softmax: bool, wanted: bool, use: int, indptr: Any, indices: Any, counts: Any, theta_row: Any,
+    logits: Any, log_scale: Any, log_theta: Any, dropout: Any, weight: Any,
+    value: Any, by_scale: Any, by_logits: Any, by_theta: Any, by_dropout: Any, parts: Any,
+) -> None:  # fmt: skip
+    """Fill `value` and its derivatives times the `weight` of each (sample, cell); cells are the rows of the CSR.
+
+    Where derivatives are not `wanted` their arrays have no rows. `parts` is memory for `n_parts` rows.
+    """
+    samples, cells, genes = logits.shape
+    rows, inflated = samples * cells, kind == ZINB
+    own = by_theta if use == ENTRIES else parts
+    table = np.empty((0 if use == ENTRIES else log_theta.shape[0], genes), np.float32)
+    _fill_table(log_theta, table)
+    for group in prange((rows + _GROUP - 1) // _GROUP):
+        scratch = np.empty((7, genes), np.float32)
+        mu, terms = scratch[0], scratch[1]
+        if use == SHARED and own.size:
+            own[group] = _ZERO
+        for row in range(group * _GROUP, min((group + 1) * _GROUP, rows)):
+            s, c = row // cells, row % cells
+            g = by_logits[s, c] if wanted else scratch[2]
+            by_t = own[row] if use != SHARED and own.size else scratch[3]
+            by_d = by_dropout[s, c] if inflated and wanted else scratch[4]
+            d = dropout[s, c] if inflated else scratch[4]
+            theta = _theta_of(use, row, c, theta_row, table, log_theta, scratch[6])
+            at, x = indices[indptr[c] : indptr[c + 1]], counts[indptr[c] : indptr[c + 1]]
+            library = _row(
+                kind, softmax, at, x, logits[s, c], log_scale[s, c], theta, d, mu, terms, g, by_t, by_d, scratch[5]
+            )
+            value[s, c] = _sum(terms)
+            if wanted:
+                factor = weight[s, c]
+                by_scale[s, c] = _finish(mu, library, softmax, factor, g) * factor
+                if use == SHARED and own.size:
+                    _add(factor, by_t, own[group])
+                elif own.size:
+                    _scale(factor, by_t)
+                if inflated:
+                    _scale(factor, by_d)
+    if parts.size:
+        _sum_parts(parts, theta_row, by_theta)
