@@ -16,6 +16,7 @@ from celbo.data.counts import CountMatrix
 from celbo.data.minibatch import Minibatch
 from celbo.data.schema import DataKeys, Schema
 from celbo.errors import CategoryError, CountsError, GenesError, SchemaError, listed
+from celbo.kernels.gather import gather_elements
 
 __all__ = ["CellData", "open_anndata"]
 
@@ -64,16 +65,18 @@ class CellData:
         index
             Positions of the cells; (n,) integers from 0.
         """
-        at = np.asarray(index, dtype=np.int64)
+        at = np.ascontiguousarray(index, dtype=np.int64)
         rows = self.counts.rows(at)  # checks the range
+        taken = gather_elements(at, self.library, self.batch, self.labels, self.categorical, self.continuous)
+        position, library, batch, labels, categorical, continuous = map(torch.from_numpy, taken)
         return Minibatch(
             rows=rows,
-            library=torch.from_numpy(self.library[at]),
-            batch=torch.from_numpy(self.batch[at]),
-            labels=torch.from_numpy(self.labels[at]),
-            categorical=torch.from_numpy(self.categorical[at]),
-            continuous=torch.from_numpy(self.continuous[at]),
-            index=torch.tensor(at),
+            library=library,
+            batch=batch,
+            labels=labels,
+            categorical=categorical,
+            continuous=continuous,
+            index=position,
             size_factor=None if self.size_factor is None else torch.from_numpy(self.size_factor[at]),
         )
 

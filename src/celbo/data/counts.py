@@ -13,7 +13,7 @@ from scipy import sparse
 
 from celbo.data.minibatch import SparseRows
 from celbo.errors import CountsError, InputError
-from celbo.kernels.gather import column_sums, gather_rows, row_sums
+from celbo.kernels.gather import column_sums, first_outside, gather_rows, row_sums
 
 __all__ = ["CountMatrix"]
 
@@ -86,10 +86,12 @@ class CountMatrix:
             If one does not; the message names it.
         """
         rows = np.ascontiguousarray(index, dtype=np.int64)
-        if rows.size and not (rows.min() >= 0 and rows.max() < self.n_cells):
-            wrong = rows[(rows < 0) | (rows >= self.n_cells)][0]
+        wrong = first_outside(rows, self.n_cells)
+        if wrong >= 0:
             raise InputError(
-                f"is not among the {self.n_cells} cells", where=f"cell {wrong}", fix="Positions of cells start at 0."
+                f"is not among the {self.n_cells} cells",
+                where=f"cell {rows[wrong]}",
+                fix="Positions of cells start at 0.",
             )
         return rows
 

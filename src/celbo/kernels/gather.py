@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["column_moments", "column_sums", "gather_rows", "row_sums"]
+__all__ = ["column_moments", "column_sums", "first_outside", "gather_elements", "gather_rows", "row_sums"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Array = npt.NDArray[Any]
@@ -21,6 +21,15 @@ Array = npt.NDArray[Any]
 
 def _compiled(function: F) -> F:
     return cast(F, numba.njit(nogil=True, cache=True)(function))
+
+
+@_compiled
+def first_outside(rows: npt.NDArray[np.int64], n_rows: int) -> int:
+    """Return the position in `rows` of the first that is not from 0 to n_rows - 1, or -1."""
+    for i in range(rows.shape[0]):
+        if rows[i] < 0 or rows[i] >= n_rows:
+            return i
+    return -1
 
 
 @_compiled
@@ -46,6 +55,30 @@ def gather_rows(
         for k in range(to_out.size):
             to_out[k] = from_values[k]
     return starts, genes, out
+
+
+@_compiled
+def gather_elements(
+    at: npt.NDArray[np.int64], first: Array, second: Array, third: Array, fourth: Array, fifth: Array
+) -> tuple[npt.NDArray[np.int64], Array, Array, Array, Array, Array]:
+    """Return a copy of `at`, and what three vectors (n,) and two matrices (n, columns) hold there, in their types.
+
+    One call, as in a training step each call of NumPy costs more than these few numbers. The caller vouches that `at`
+    lies within them.
+    """
+    n = at.shape[0]
+    positions = np.empty(n, np.int64)
+    one, two, three = np.empty(n, first.dtype), np.empty(n, second.dtype), np.empty(n, third.dtype)
+    four = np.empty((n, fourth.shape[1]), fourth.dtype)
+    five = np.empty((n, fifth.shape[1]), fifth.dtype)
+    for i in range(n):
+        k = at[i]
+        positions[i], one[i], two[i], three[i] = k, first[k], second[k], third[k]
+        for j in range(fourth.shape[1]):
+            four[i, j] = fourth[k, j]
+        for j in range(fifth.shape[1]):
+            five[i, j] = fifth[k, j]
+    return positions, one, two, three, four, five
 
 
 @_compiled
