@@ -26,7 +26,7 @@ from celbo.kernels import cpu_rows as rows_
 
 __all__ = ["KINDS", "fused_log_prob", "run_parallel"]
 
-KINDS = {"nb": rows_.NB, "zinb": rows_.ZINB, "poisson": rows_.POISSON}
+KINDS = {"nb": rows_.NB, "zinb": rows_.ZINB, "poisson": rows_.POISSON, "normal": rows_.NORMAL}
 """The likelihoods that have a fused kernel, by name."""
 
 Array = NDArray[Any]
@@ -56,13 +56,15 @@ def fused_log_prob(
     kind
         One of `KINDS`.
     counts
-        The stored counts as CSR: indptr (cells + 1,) int64, indices (stored,) int64, values (stored,) float32.
+        The stored counts as CSR: indptr (cells + 1,) int64, indices (stored,) int64, values (stored,) float32; for the
+        normal any real values.
     logits
         Logits of the expected share, (samples, cells, genes) float32; logs of the mean over scale if not `softmax`.
     log_scale
         Log library size, (samples or 1, cells) float32.
     log_theta
-        Log inverse dispersion: a table (rows, genes) or an entry each (samples or 1, cells, genes), float32.
+        Log inverse dispersion (of the normal, log standard deviation): a table (rows, genes) or an entry each
+        (samples or 1, cells, genes), float32.
     theta_row
         Row of the table for each cell, (cells,) int64; None: all use the first.
     dropout

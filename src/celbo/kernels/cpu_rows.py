@@ -18,9 +18,9 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
-__all__ = ["ENTRIES", "NB", "POISSON", "SHARED", "TABLE", "ZINB", "forward", "log1p_row", "n_parts"]
+__all__ = ["ENTRIES", "NB", "NORMAL", "POISSON", "SHARED", "TABLE", "ZINB", "forward", "log1p_row", "n_parts"]
 
-NB, ZINB, POISSON = 0, 1, 2
+NB, ZINB, POISSON, NORMAL = 0, 1, 2, 3
 SHARED, TABLE, ENTRIES = 0, 1, 2
 """How rows use theta: all the first row of a table, each cell its row of a table, each (sample, cell) its own."""
 
@@ -266,17 +266,17 @@ def _max(values: Any) -> Any:
 
 @compiled()
 def _means(logits: Any, log_scale: Any, softmax: bool, mu: Any) -> Any:
-    """Fill the row of means; return what to add to a logit for the log of its mean, and the sum of the means."""
+    """Fill the row of means; return what to add to a logit for the log of its mean, and the share of the largest."""
     shift = _max(logits) if softmax else -log_scale
     for j in range(mu.size):
         mu[j] = _exp(logits[j] - shift)
     if not softmax:
-        return _d(log_scale), 1.0
-    total, library = _sum(mu), math.exp(_d(log_scale))
-    factor = _f(library / total)
+        return _d(log_scale), 0.0
+    total = _sum(mu)
+    factor = _f(math.exp(_d(log_scale)) / total)
     for j in range(mu.size):
         mu[j] *= factor
-    return _d(log_scale) - _d(shift) - math.log(total), library
+    return _d(log_scale) - _d(shift) - math.log(total), 1 / total
 
 
 @compiled()
@@ -454,8 +454,32 @@ def _poisson_row(at: Any, x: Any, logits: Any, offset: float, mu: Any, value: An
 
 
 @compiled()
-def _theta(log_theta: Any, theta: Any) -> None:
-    """Fill the row of inverse dispersions."""
+def _normal_row(
+    at: Any, x: Any, logits: Any, offset: float, mu: Any, log_sd: Any, precision: Any, value: Any, g: Any, by_sd: Any
+) -> None:
+    for j in range(mu.size):
+        z = mu[j] * precision[j]
+        square = z * z
+        value[j] = -_HALF * square - log_sd[j] - _f(_HALF_LOG_2PI)
+        g[j] = -square
+        by_sd[j] = square - _ONE
+    for s in range(at.size):
+        if x[s] != _ZERO:
+            j = at[s]  # in float64: x - mean cancels
+            mean, inverse_sd = math.exp(logits[j] + offset), math.exp(-_d(log_sd[j]))
+            z64 = (_d(x[s]) - mean) * inverse_sd
+            value[j] = -0.5 * z64 * z64 - log_sd[j] - _HALF_LOG_2PI
+            g[j] = z64 * (inverse_sd * mean)
+            by_sd[j] = z64 * z64 - 1
+
+
+@compiled()
+def _theta(kind: int, log_theta: Any, theta: Any) -> None:
+    """Fill the row of inverse dispersions; for the normal, of inverse standard deviations."""
+    if kind == NORMAL:
+        for j in range(theta.size):
+            theta[j] = _exp(-log_theta[j])
+        return
     for j in range(theta.size):
         t = log_theta[j]
         t = -_LOG_THETA_MAX if t < -_LOG_THETA_MAX else t  # not max(): a NaN stays one
@@ -463,15 +487,19 @@ def _theta(log_theta: Any, theta: Any) -> None:
 
 
 @compiled()
-def _finish(mu: Any, library: float, softmax: bool, factor: Any, g: Any) -> float:
+def _finish(mu: Any, log_scale: Any, softmax: bool, largest: float, factor: Any, g: Any) -> float:
     """Turn derivatives by log mu into derivatives by the logits, times a factor.
 
     Return the sum of those by log mu, the derivative by the log scale.
     """
     total = _sum(g)
-    share = _f(total / library) if softmax else _ZERO
+    share = _f(total / math.exp(_d(log_scale))) if softmax else _ZERO
     for j in range(g.size):
         g[j] = (g[j] - mu[j] * share) * factor
+    if largest > 0.5:  # its own derivative cancels, but they sum to zero
+        at = np.argmax(mu)
+        g[at] = _ZERO
+        g[at] = -_sum(g)
     return total
 
 
@@ -488,14 +516,14 @@ def _add(factor: Any, values: Any, total: Any) -> None:
 
 
 @compiled(parallel=True)
-def _fill_table(log_theta: Any, table: Any) -> None:
-    """Fill the first rows of a table of inverse dispersions; in parallel only where it pays."""
+def _fill_table(kind: int, log_theta: Any, table: Any) -> None:
+    """Fill a table by `_theta`; in parallel only where it pays."""
     if table.size < _PARALLEL_ABOVE:
         for row in range(table.shape[0]):
-            _theta(log_theta[row], table[row])
+            _theta(kind, log_theta[row], table[row])
     else:
         for row in prange(table.shape[0]):
-            _theta(log_theta[row], table[row])
+            _theta(kind, log_theta[row], table[row])
 
 
 @compiled()
@@ -527,28 +555,20 @@ def n_parts(use: int, rows: int) -> int:
 
 @compiled()
 def _row(
-    kind: int, softmax: bool, at: Any, x: Any, logits: Any, log_scale: Any, theta: Any, dropout: Any,
+    kind: int, softmax: bool, at: Any, x: Any, logits: Any, log_scale: Any, log_theta: Any, theta: Any, dropout: Any,
     mu: Any, terms: Any, g: Any, by_theta: Any, by_dropout: Any, log_kept: Any,
 ) -> Any:  # fmt: skip
-    """Fill the terms of a row, and its derivatives by log mu, log theta and dropout; return the sum of the means."""
-    offset, library = _means(logits, log_scale, softmax, mu)
+    """Fill the terms of a row, and its derivatives by log mu, log theta and dropout; return the largest share."""
+    offset, largest = _means(logits, log_scale, softmax, mu)
     if kind == NB:
         _nb_row(at, x, logits, offset, mu, theta, terms, g, by_theta)
     elif kind == ZINB:
         _zinb_row(at, x, logits, offset, mu, theta, dropout, terms, g, by_theta, by_dropout, log_kept)
-    else:
+    elif kind == POISSON:
         _poisson_row(at, x, logits, offset, mu, terms, g)
-    return library
-
-
-@compiled()
-def _theta_of(use: int, row: int, cell: int, theta_row: Any, table: Any, log_theta: Any, memory: Any) -> Any:
-    """Return the inverse dispersions of a row."""
-    if table.shape[0]:
-        return table[theta_row[cell] if use == TABLE else 0]
-    if log_theta.shape[0]:
-        _theta(log_theta[row], memory)
-    return memory
+    else:
+        _normal_row(at, x, logits, offset, mu, log_theta, theta, terms, g, by_theta)
+    return largest
 
 
 @compiled(parallel=True)
@@ -562,10 +582,10 @@ def forward(
     Where derivatives are not `wanted` their arrays have no rows. `parts` is memory for `n_parts` rows.
     """
     samples, cells, genes = logits.shape
-    rows, inflated = samples * cells, kind == ZINB
+    rows, has_theta, inflated = samples * cells, kind != POISSON, kind == ZINB
     own = by_theta if use == ENTRIES else parts
     table = np.empty((0 if use == ENTRIES else log_theta.shape[0], genes), np.float32)
-    _fill_table(log_theta, table)
+    _fill_table(kind, log_theta, table)
     for group in prange((rows + _GROUP - 1) // _GROUP):
         scratch = np.empty((7, genes), np.float32)
         mu, terms = scratch[0], scratch[1]
@@ -577,15 +597,20 @@ def forward(
             by_t = own[row] if use != SHARED and own.size else scratch[3]
             by_d = by_dropout[s, c] if inflated and wanted else scratch[4]
             d = dropout[s, c] if inflated else scratch[4]
-            theta = _theta_of(use, row, c, theta_row, table, log_theta, scratch[6])
+            t = row if use == ENTRIES else (theta_row[c] if use == TABLE else 0)
+            log_theta_row = log_theta[t] if has_theta else scratch[6]
+            theta = table[t] if has_theta and use != ENTRIES else scratch[6]
+            if use == ENTRIES:
+                _theta(kind, log_theta_row, theta)
             at, x = indices[indptr[c] : indptr[c + 1]], counts[indptr[c] : indptr[c + 1]]
-            library = _row(
-                kind, softmax, at, x, logits[s, c], log_scale[s, c], theta, d, mu, terms, g, by_t, by_d, scratch[5]
-            )
+            largest = _row(
+                kind, softmax, at, x, logits[s, c], log_scale[s, c], log_theta_row, theta, d,
+                mu, terms, g, by_t, by_d, scratch[5],
+            )  # fmt: skip
             value[s, c] = _sum(terms)
             if wanted:
                 factor = weight[s, c]
-                by_scale[s, c] = _finish(mu, library, softmax, factor, g) * factor
+                by_scale[s, c] = _finish(mu, log_scale[s, c], softmax, largest, factor, g) * factor
                 if use == SHARED and own.size:
                     _add(factor, by_t, own[group])
                 elif own.size:

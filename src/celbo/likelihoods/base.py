@@ -20,7 +20,7 @@ __all__ = ["CountParameters", "Likelihood", "Link", "Route"]
 
 Link = Literal["softmax", "exp", "softplus"]
 Route = Literal["auto", "reference", "torch", "fused"]
-_FUSED = ("nb", "zinb", "poisson")
+_FUSED = ("nb", "zinb", "poisson", "normal")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Likelihood(ABC):
     def _log_prob_fused(self, p: CountParameters, rows: SparseRows) -> Tensor:
         if not self._has_fused(p):
             raise OptionError(
-                "takes float32 tensors on the CPU, of the likelihoods nb, zinb and poisson",
+                "takes float32 tensors on the CPU, of the likelihoods nb, zinb, poisson and normal",
                 where="route 'fused'",
                 value=f"{self.name}, {p.logits.dtype} on {p.logits.device}",
                 fix="Use route='auto'.",
