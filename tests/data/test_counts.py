@@ -52,6 +52,15 @@ def test_every_format_gives_the_same_rows(form: str) -> None:
     np.testing.assert_array_equal(matrix.rows(np.arange(60)).dense.numpy(), dense)
 
 
+@pytest.mark.parametrize("block", [1, 7, 31, 1800])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "?", "i8"])
+def test_a_dense_matrix_is_read_in_blocks_of_rows(dtype: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celbo.data.counts._BLOCK", block)
+    dense = counts().astype(dtype)
+    dense[[0, 30, 59]] = 0
+    np.testing.assert_array_equal(CountMatrix.from_scipy(dense).to_scipy().toarray(), dense.astype("f4"))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", ["csr", "csc", "dense"])
 def test_every_dtype_gives_the_same_arrays(dtype: str, form: str) -> None:

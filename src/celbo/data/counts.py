@@ -132,7 +132,7 @@ class CountMatrix:
 def _canonical(matrix: Any) -> sparse.csr_matrix:
     """Return the matrix as canonical CSR; it may share arrays with its input, but never changes them."""
     if not sparse.issparse(matrix):
-        return sparse.csr_matrix(_plain(np.asarray(matrix)))  # from dense: already canonical
+        return _from_dense(np.asarray(matrix))
     rows: sparse.csr_matrix = _sound(matrix).tocsr()
     if not rows.has_canonical_format:
         kind = np.float64 if rows.dtype.kind == "f" else np.int64  # a sum of uint8 duplicates may pass 255
@@ -141,6 +141,16 @@ def _canonical(matrix: Any) -> sparse.csr_matrix:
     if rows.nnz and not rows.data.all():
         rows = rows.copy()
         rows.eliminate_zeros()
+    return rows
+
+
+def _from_dense(matrix: Array) -> sparse.csr_matrix:
+    """Return a dense matrix as CSR, which is canonical, some rows at a time: at once SciPy takes 24 bytes a count."""
+    if matrix.size <= _BLOCK or matrix.ndim != 2:
+        return sparse.csr_matrix(_plain(matrix))
+    n_rows = max(1, _BLOCK // matrix.shape[1])
+    blocks = (matrix[low : low + n_rows] for low in range(0, matrix.shape[0], n_rows))
+    rows: sparse.csr_matrix = sparse.vstack([sparse.csr_matrix(_plain(block)) for block in blocks], format="csr")
     return rows
 
 
