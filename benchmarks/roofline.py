@@ -35,7 +35,7 @@ from speed_worker import Celbo
 
 import celbo
 from celbo.data.cells import CellData
-from celbo.kernels import cpu, cpu_dense, cpu_linear, cpu_norm
+from celbo.kernels import cpu, cpu_dense, cpu_hidden, cpu_linear
 from celbo.training.optim import Adam, Optimizer
 
 PARTS = ("output GEMMs", "first layer", "likelihood", "gather", "Adam", "small layers and the rest")
@@ -200,7 +200,7 @@ class _SmallLayers:
 
     def _mask(self) -> torch.Tensor:
         if self.by_kernel:
-            return cpu_norm.random_mask(self.x, 0.9, None)
+            return cpu_hidden.random_mask(self.x, 0.9, None)
         return torch.empty_like(self.x).bernoulli_(0.9).div_(0.9)
 
     def _norm(self, layer: int, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
@@ -209,7 +209,9 @@ class _SmallLayers:
         if self.by_kernel:
             with torch.enable_grad():
                 inputs = tuple(t.detach().requires_grad_() for t in (x, w, b))
-                out = cpu_norm.batch_norm_relu(*inputs, mask, cpu_norm.Running(mean, var, 0.01), eps=1e-3)
+                norm = cpu_hidden.Norm(*inputs[1:], mean, var, 0.01, 1e-3)
+                out = cpu_hidden.hidden_layer(inputs[0], None, (), norm)
+                out = out if mask is None else out * mask
             return out.detach(), lambda grad: torch.autograd.grad(out, inputs, grad)[0]
         aten = torch.ops.aten
         y, *saved = aten.native_batch_norm(x, w, b, mean, var, True, 0.01, 1e-3)

@@ -60,9 +60,9 @@ def test_same_bits_on_one_and_two_threads():
 def test_layer_takes_the_sparse_route_only_where_it_can():
     layer = SparseLinear(300, 16, fan_in=300)
     sparse, dense = _case(8, 300, 16, 0.1)[0], _case(8, 300, 16, 1.0)[0]
-    assert layer._has_kernel(sparse)
-    assert not layer._has_kernel(dense)
-    assert not layer.double()._has_kernel(sparse.to(dtype=torch.float64))
+    assert layer.has_kernel(sparse)
+    assert not layer.has_kernel(dense)
+    assert not layer.double().has_kernel(sparse.to(dtype=torch.float64))
 
 
 def test_layer_gives_the_same_on_both_routes():

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from celbo.kernels.cpu import run_parallel
 from celbo.kernels.cpu_rows import compiled, log1p_row
 
-__all__ = ["log1p_linear"]
+__all__ = ["by_weight", "forward", "log1p_linear"]
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -45,25 +45,39 @@ def log1p_linear(counts: tuple[Tensor, Tensor, Tensor], weight: Tensor, bias: Te
 class _Log1pLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, indptr: Tensor, indices: Tensor, values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        logs = torch.empty_like(values)
-        log1p_row(values.numpy(), logs.numpy())
-        out = torch.empty(indptr.shape[0] - 1, weight.shape[1])
-        arrays = (indptr.numpy(), indices.numpy(), logs.numpy())
-        run_parallel(_forward, *arrays, weight.detach().contiguous().numpy(), bias.detach().numpy(), out.numpy())
-        ctx.save_for_backward(indptr, indices, logs)
-        ctx.shape = weight.shape
+        ctx.logs, out = np.empty(values.shape[0], np.float32), torch.empty(indptr.shape[0] - 1, weight.shape[1])
+        parameters = (weight.detach().contiguous().numpy(), bias.detach().numpy())
+        run_parallel(forward, indptr.numpy(), indices.numpy(), values.numpy(), ctx.logs, *parameters, out.numpy())
+        ctx.save_for_backward(indptr, indices, values)
+        ctx.n_genes = weight.shape[0]
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        indptr, indices, logs = ctx.saved_tensors
-        by_weight = None
-        if ctx.needs_input_grad[3]:
-            by_weight = torch.empty(ctx.shape)
-            turned = _by_gene(indptr.numpy(), indices.numpy(), logs.numpy(), ctx.shape[0])
-            run_parallel(_backward, *turned, grad.contiguous().numpy(), by_weight.numpy())
-        return None, None, None, by_weight, grad.sum(0) if ctx.needs_input_grad[4] else None
+        need = ctx.needs_input_grad
+        slope = by_weight(ctx.saved_tensors, ctx.logs, grad, ctx.n_genes) if need[3] else None
+        return None, None, None, slope, grad.sum(0) if need[4] else None
+
+
+def by_weight(counts: tuple[Tensor, Tensor, Tensor], logs: Floats, grad: Tensor, n_genes: int) -> Tensor:
+    """Return the gradient by the weight, (genes, out), from that by the result.
+
+    Parameters
+    ----------
+    counts
+        As of `log1p_linear`.
+    logs
+        What `forward` took of the counts, (stored,) float32.
+    grad
+        Gradient by the result, (cells, out) float32.
+    n_genes
+        Rows of the weight.
+    """
+    out = torch.empty(n_genes, grad.shape[1])
+    turned = _by_gene(counts[0].numpy(), counts[1].numpy(), logs, n_genes)
+    run_parallel(_backward, *turned, grad.contiguous().numpy(), out.numpy())
+    return out
 
 
 @compiled()
@@ -91,9 +105,13 @@ def _add_rows(at: Any, factors: Floats, source: Floats, row: Floats) -> None:
 
 
 @compiled(parallel=True)
-def _forward(indptr: Integers, genes: Integers, logs: Floats, weight: Floats, bias: Floats, out: Floats) -> None:
+def forward(
+    indptr: Integers, genes: Integers, values: Floats, logs: Floats, weight: Floats, bias: Floats, out: Floats
+) -> None:
+    """Fill `logs` with log1p of the stored counts and `out` with the result of `log1p_linear`."""
     for cell in prange(indptr.size - 1):
         first, last = indptr[cell], indptr[cell + 1]
+        log1p_row(values[first:last], logs[first:last])
         out[cell] = bias
         _add_rows(genes[first:last], logs[first:last], weight, out[cell])
 

@@ -70,5 +70,5 @@ class CountDecoder(nn.Module):
         if beside is not None:
             z = torch.cat([z, beside.expand(z.shape[0], *beside.shape)], -1)
         codes = covariate_codes(batch, with_batch=self._batch_is_coded)
-        h = self.hidden(self.first(z), codes, generator)  # (samples, cells, hidden)
+        h = self.hidden(z, codes, generator, first=self.first)  # (samples, cells, hidden)
         return {name: self.shifts[name](head(h), codes) for name, head in self.heads.items()}

@@ -44,19 +44,24 @@ class GaussianEncoder(nn.Module):
         self.hidden = HiddenStack(stack, covariates, first_fan_in=fan_in)
         self.head = linear(stack.n_hidden, 2 * n_outputs, fan_in=stack.n_hidden)
         self.variance_floor = variance_floor
-        self._batch_is_coded = not covariates.n_embedding
+        self._batch_is_coded = bool(covariates.categories) and not covariates.n_embedding
         self._drop_input = stack.dropout_position == "before" and stack.dropout_rate > 0
 
     def forward(
         self, batch: Minibatch, generator: Generator | None = None, *, beside: Tensor | None = None
     ) -> GaussianPosterior:
         """Return the posterior of each cell; `beside` are dense inputs next to the counts, (cells, n_beside)."""
+        codes = covariate_codes(batch, with_batch=self._batch_is_coded)
+        if beside is None and not (self._drop_input and self.training):
+            h = self.hidden(batch.rows, codes, generator, first=self.first)  # (cells, hidden)
+        else:
+            h = self.hidden(self._first(batch, beside, generator), codes, generator)
+        return GaussianPosterior.from_hidden(h, self.head, variance_floor=self.variance_floor)
+
+    def _first(self, batch: Minibatch, beside: Tensor | None, generator: Generator | None) -> Tensor:
+        """Return the first linear map of the counts, which dropout may hit, and of what lies beside them."""
         dropout = None
         if self._drop_input and self.training:
             dropout = self.hidden.dropout.mask(batch.rows.dense, generator)
-        first = self.first(batch.rows, dropout)  # (cells, hidden)
-        if self.beside is not None and beside is not None:
-            first = first + self.beside(beside)
-        codes = covariate_codes(batch, with_batch=self._batch_is_coded)
-        head = self.head(self.hidden(first, codes, generator))
-        return GaussianPosterior.from_head(head, variance_floor=self.variance_floor)
+        first: Tensor = self.first(batch.rows, dropout)
+        return first if self.beside is None or beside is None else first + self.beside(beside)

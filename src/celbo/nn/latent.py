@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
+
+from celbo.kernels import have_cpu_kernels
 
 __all__ = ["GaussianPosterior", "Latent"]
 
+_FEW_CELLS = 1024
+"""Cells up to which one thread in one call beats torch's several of them."""
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -30,14 +32,22 @@ class GaussianPosterior:
     scale: Tensor
     """Standard deviation of each coordinate, positive; (cells, D)."""
 
-    @classmethod
-    def from_head(cls, head: Tensor, *, variance_floor: float) -> GaussianPosterior:
-        """Return the distribution of an encoder's last output, (cells, 2 D): means, then log variances.
+    _kl_to_standard: Tensor | None = None
+    """The divergence to the standard normal where it was made along; (cells,)."""
 
-        The variance is `exp(log variance) + variance_floor`.
+    @classmethod
+    def from_hidden(cls, h: Tensor, head: nn.Linear, *, variance_floor: float) -> GaussianPosterior:
+        """Return the distribution that `head` makes of the last hidden state, (cells, hidden).
+
+        Its output, (cells, 2 D), is the means, then the log variances: the variance is `exp(.) + variance_floor`.
         """
-        mean, scale = _MeanAndScale.apply(head, variance_floor)  # type: ignore[no-untyped-call]
-        return cls(mean, scale)
+        plain = h.device.type == "cpu" and h.dtype == head.weight.dtype == torch.float32
+        if plain and h.shape[0] <= _FEW_CELLS and have_cpu_kernels():
+            from celbo.kernels.cpu_latent import gaussian_head
+
+            return cls(*gaussian_head(h, head.weight, head.bias, variance_floor))
+        mean, log_variance = head(h).chunk(2, dim=-1)
+        return cls(mean, (log_variance.exp() + variance_floor).sqrt())
 
     @property
     def variance(self) -> Tensor:
@@ -50,7 +60,7 @@ class GaussianPosterior:
         The noise is drawn in float32 whatever the precision, so that two precisions can share it.
         """
         noise = torch.randn((n_samples, *self.mean.shape), generator=generator, device=self.mean.device)
-        return self.mean + self.scale * noise.to(self.mean.dtype)
+        return torch.addcmul(self.mean, self.scale, noise.to(self.mean.dtype))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density in nats, summed over coordinates; value (..., cells, D), the result (..., cells)."""
@@ -59,9 +69,9 @@ class GaussianPosterior:
 
     def kl_to(self, mean: Tensor | float, scale: Tensor | float) -> Tensor:
         """Return the divergence to Normal(mean, scale ** 2) in nats, summed over coordinates; (cells,)."""
-        if isinstance(mean, float) and isinstance(scale, float) and (mean, scale) == (0.0, 1.0):
-            to_standard: Tensor = _KLToStandard.apply(self.mean, self.scale)  # type: ignore[no-untyped-call]
-            return to_standard
+        standard = isinstance(mean, float) and isinstance(scale, float) and (mean, scale) == (0.0, 1.0)
+        if standard and self._kl_to_standard is not None:
+            return self._kl_to_standard
         ratio = self.scale / scale
         shift = (self.mean - mean) / scale
         return (0.5 * (ratio.square() + shift.square() - 1) - ratio.log()).sum(-1)
@@ -84,37 +94,3 @@ class Latent:
         """Return the posterior of some of the cells, in the order of their positions `index`; repeats are allowed."""
         library = None if self.library is None else self.library.take(index)
         return Latent(self.z.take(index), library)
-
-
-# A latent state is small: what its arithmetic costs is the number of operations that autograd records. So the two below
-# are one each, with the gradient in closed form.
-
-
-class _MeanAndScale(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, head: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-        mean, log_variance = head.chunk(2, dim=-1)
-        variance = log_variance.exp()
-        scale = (variance + floor).sqrt_()
-        ctx.save_for_backward(variance, scale)
-        return mean.clone(), scale
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_mean: Tensor, by_scale: Tensor) -> tuple[Tensor, None]:
-        variance, scale = ctx.saved_tensors
-        return torch.cat([by_mean, (by_scale * variance).div_(scale).mul_(0.5)], -1), None
-
-
-class _KLToStandard(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, mean: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(mean, scale)
-        return torch.addcmul(scale * scale, mean, mean).sub_(1).mul_(0.5).sub_(scale.log()).sum(-1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        mean, scale = ctx.saved_tensors
-        grad = grad.unsqueeze(-1)
-        return grad * mean, (scale - scale.reciprocal()).mul_(grad)

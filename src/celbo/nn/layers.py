@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -29,6 +29,9 @@ __all__ = [
 
 _SPARSE = 0.3
 """Share of stored counts below which the sparse product is the faster one (docs/decisions.md)."""
+_FEW_INPUTS = 64
+"""Inputs up to which a linear map on one thread, within the kernel of its layer, beats a call of torch's."""
+_FLOAT = torch.float32
 _BATCH_NORM_MOMENTUM, _BATCH_NORM_EPS = 0.01, 1e-3
 """Those of the original TensorFlow code of scVI (decay 0.99), kept by scvi-tools."""
 
@@ -50,7 +53,7 @@ class Dropout(nn.Module):
         """Draw the factors: zero with probability `rate`, else 1 / (1 - rate)."""
         keep = 1.0 - self.rate
         if x.device.type == "cpu" and have_cpu_kernels():
-            from celbo.kernels.cpu_norm import random_mask
+            from celbo.kernels.cpu_hidden import random_mask
 
             return random_mask(x, keep, generator)
         kept = torch.empty(x.shape, device=x.device).bernoulli_(keep, generator=generator)
@@ -76,14 +79,15 @@ class SparseLinear(nn.Module):
 
     def forward(self, rows: SparseRows, dropout: Tensor | None = None) -> Tensor:
         """Return log1p(counts) @ weight + bias, (cells, out); `dropout` multiplies the (cells, genes) input."""
-        if dropout is None and self._has_kernel(rows):
+        if dropout is None and self.has_kernel(rows):
             from celbo.kernels.cpu_linear import log1p_linear
 
             return log1p_linear((rows.indptr, rows.indices, rows.values), self.weight, self.bias)
         x = torch.log1p(rows.dense)
         return torch.addmm(self.bias, x if dropout is None else x * dropout, self.weight)
 
-    def _has_kernel(self, rows: SparseRows) -> bool:
+    def has_kernel(self, rows: SparseRows) -> bool:
+        """Say whether these rows go through the sparse product."""
         here = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 == rows.values.dtype
         sparse = rows.values.numel() < _SPARSE * rows.n_cells * rows.n_genes
         return here and sparse and have_cpu_kernels()
@@ -146,9 +150,13 @@ class CovariateTables(nn.Module):
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return x, (..., cells, out), with the rows of `codes` (cells, covariates) added; x itself without a table."""
-        for column, table in zip(self.columns, self.tables, strict=True):
-            x = x + embedding(codes[:, column], table)
+        for table, code in self.of(codes):
+            x = x + embedding(code, table)
         return x
+
+    def of(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return each table, (categories, out), with the code of each cell in it, (cells,)."""
+        return [(table, codes[:, i]) for i, table in zip(self.columns, self.tables, strict=True)]
 
 
 def covariate_codes(batch: Minibatch, *, with_batch: bool) -> Tensor:
@@ -194,36 +202,71 @@ class HiddenStack(nn.Module):
         self.layer_norm = nn.LayerNorm(width, elementwise_affine=False) if config.layer_norm else None
         self.dropout = Dropout(config.dropout_rate)
 
-    def forward(self, first: Tensor, codes: Tensor, generator: Generator | None = None) -> Tensor:
-        """Return the last hidden state, of the shape of `first`: (cells, hidden) or (samples, cells, hidden)."""
-        h = first
-        for i, shift in enumerate(self.shifts):
+    def forward(
+        self,
+        x: Tensor | SparseRows,
+        codes: Tensor,
+        generator: Generator | None = None,
+        *,
+        first: nn.Linear | SparseLinear | None = None,
+    ) -> Tensor:
+        """Return the last hidden state, (cells, hidden) or (samples, cells, hidden).
+
+        Parameters
+        ----------
+        x
+            What `first` takes; without it its result, (cells, hidden) or (samples, cells, hidden).
+        codes
+            Codes of the categorical covariates, (cells, covariates).
+        generator
+            Of the dropout.
+        first
+            The linear map of the first layer. Given here, a training step on the CPU has it in the layer's kernel.
+        """
+        h: Any = x
+        for i, linear_map in enumerate((first, *self.linears)):
             if i > 0:
-                h = self.linears[i - 1](self._dropped(h, generator, "before"))
-            h = shift(h, codes)
+                h = self._dropped(h, generator, "before")
             if self._has_kernel(h):
-                h = self._fused(h, i, generator)
+                h = self._fused(h, linear_map, i, codes, generator)
             else:
+                h = self.shifts[i](h if linear_map is None else linear_map(h), codes)
                 h = self._dropped(torch.relu(self._normalised(h, i)), generator, "after")
-        return h
+        out: Tensor = h
+        return out
 
-    def _has_kernel(self, h: Tensor) -> bool:
-        here = self.training and self.config.batch_norm and self.layer_norm is None
-        plain = h.device.type == "cpu" and h.dtype == torch.float32 and h.numel() > h.shape[-1]
-        return here and plain and have_cpu_kernels()
+    def _has_kernel(self, x: Tensor | SparseRows) -> bool:
+        if not (self.training and self.config.batch_norm and self.layer_norm is None and have_cpu_kernels()):
+            return False
+        values, n_rows = (x.values, x.n_cells) if isinstance(x, SparseRows) else (x, x.shape[:-1].numel())
+        norm = self.batch_norms[0].weight
+        return values.device.type == norm.device.type == "cpu" and values.dtype == norm.dtype == _FLOAT and n_rows > 1
 
-    def _fused(self, h: Tensor, i: int, generator: Generator | None) -> Tensor:
-        """Return batch norm, ReLU and dropout of h in one pass."""
-        from celbo.kernels.cpu_norm import Running, batch_norm_relu
+    def _fused(self, x: Any, linear_map: Any, i: int, codes: Tensor, generator: Generator | None) -> Tensor:
+        """Return the layer of x in one pass."""
+        from celbo.kernels.cpu_hidden import Norm, hidden_layer
 
-        norm, x = self.batch_norms[i], h.reshape(-1, h.shape[-1])
-        assert isinstance(norm, nn.BatchNorm1d)
+        norm, shift, width = self.batch_norms[i], self.shifts[i], self.config.n_hidden
+        assert isinstance(norm, nn.BatchNorm1d) and isinstance(shift, CovariateTables)
         assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
-        dropped = self.config.dropout_rate > 0 and self.config.dropout_position == "after"
-        mask = self.dropout.mask(x, generator) if dropped else None
-        running = Running(norm.running_mean, norm.running_var, _BATCH_NORM_MOMENTUM)
+        inside: tuple[Tensor, Tensor] | None = None
+        leading = (x.n_cells,) if isinstance(x, SparseRows) else x.shape[:-1]
+        if isinstance(linear_map, SparseLinear) and linear_map.has_kernel(x):
+            x, inside = (x.indptr, x.indices, x.values), (linear_map.weight, linear_map.bias)
+        elif isinstance(linear_map, nn.Linear) and linear_map.in_features <= _FEW_INPUTS:
+            x, inside = x.reshape(-1, linear_map.in_features), (linear_map.weight, linear_map.bias)
+        else:
+            x = (x if linear_map is None else linear_map(x)).reshape(-1, width)
         norm.num_batches_tracked += 1
-        return batch_norm_relu(x, norm.weight, norm.bias, mask, running, eps=_BATCH_NORM_EPS).view_as(h)
+        dropped = self.config.dropout_position == "after" and self.dropout.training
+        return hidden_layer(
+            x,
+            inside,
+            shift.of(codes),
+            Norm(norm.weight, norm.bias, norm.running_mean, norm.running_var, _BATCH_NORM_MOMENTUM, _BATCH_NORM_EPS),
+            keep=1.0 - self.config.dropout_rate if dropped else 1.0,
+            generator=generator,
+        ).view(*leading, width)
 
     def _dropped(self, h: Tensor, generator: Generator | None, position: str) -> Tensor:
         return self.dropout(h, generator) if self.config.dropout_position == position else h

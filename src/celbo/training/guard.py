@@ -26,14 +26,14 @@ class NonFinite(Exception):  # noqa: N818 (not an error yet: the engine goes bac
 
 @dataclass(frozen=True)
 class _Watched:
-    values: Tensor
+    values: Sequence[Tensor]
     terms: Sequence[str]
     batch: Minibatch
     place: str
 
 
 class Guard:
-    """Checks the numbers of each step with one look at one small tensor.
+    """Checks the numbers of each step with one look at a few small tensors.
 
     Parameters
     ----------
@@ -50,13 +50,13 @@ class Guard:
         self._data, self._parameters, self._lag = data, parameters, lag
         self._waiting: deque[_Watched] = deque()
 
-    def watch(self, values: Tensor, terms: Sequence[str], batch: Minibatch, place: str) -> None:
+    def watch(self, values: Sequence[Tensor], terms: Sequence[str], batch: Minibatch, place: str) -> None:
         """Take the numbers of one step.
 
         Parameters
         ----------
         values
-            The loss terms, and of a training step also the loss and the norm of each gradient; (n,).
+            The loss terms, (terms,), and of a training step also the loss and the norm of each gradient, (gradients,).
         terms
             Names of the loss terms.
         batch
@@ -84,13 +84,15 @@ class Guard:
 
     def _look(self) -> None:
         watched = self._waiting.popleft()
-        if not bool(torch.isfinite(watched.values).all()):
-            raise NonFinite(self._describe(watched))
+        for values in watched.values:
+            if not math.isfinite(float(values.sum())) and not bool(torch.isfinite(values).all()):
+                raise NonFinite(self._describe(watched))
 
     def _describe(self, watched: _Watched) -> str:
         names = [f"loss term {name!r}" for name in watched.terms]
         names += ["the loss", *(f"gradient of {name!r}" for name in self._parameters())]
-        bad = [name for name, value in zip(names, watched.values.tolist(), strict=False) if not math.isfinite(value)]
+        values = [value for several in watched.values for value in several.flatten().tolist()]
+        bad = [name for name, value in zip(names, values, strict=False) if not math.isfinite(value)]
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         return f"{watched.place}: {', '.join(bad[:3])}{more}; {_largest_count(watched.batch, self._data)}"
 

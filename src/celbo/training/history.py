@@ -25,10 +25,11 @@ def term_names(loss: Loss) -> list[str]:
 
 def term_sums(loss: Loss) -> Tensor:
     """Return each term summed over the cells, without gradient, in the order of `term_names`; (terms,)."""
-    n_cells = loss.reconstruction.shape[0]
-    sums = [loss.reconstruction.sum(), *(term.sum() for term in loss.kl.values())]
-    sums += [term.mean() * n_cells for term in loss.extras.values()]  # an extra may be one number for the minibatch
-    return torch.stack(sums).detach()
+    sums = torch.stack([term.detach() for term in (loss.reconstruction, *loss.kl.values())]).sum(1)
+    if not loss.extras:
+        return sums
+    n_cells = loss.reconstruction.shape[0]  # an extra may be one number for the minibatch
+    return torch.cat([sums, torch.stack([term.detach().mean() * n_cells for term in loss.extras.values()])])
 
 
 class TermSums:

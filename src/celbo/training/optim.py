@@ -2,6 +2,7 @@
 
 The optimisers are our own, on torch's fused and foreach operations: to make one of `torch.optim` imports torch's
 compiler, over a second of CPU time in every process that trains. A test holds them to torch's to rounding.
+Adam on the CPU is a kernel of ours, one pass over the weights that gives the norms of the gradients as well.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from celbo.errors import OptionError
+from celbo.kernels import have_cpu_kernels
 from celbo.training.checkpoint import check_tensors
 from celbo.training.plan import TrainConfig
 
-__all__ = ["Adam", "Optimizer", "TensorFlowRMSprop", "clip_gradients", "make_optimizer", "make_penalty"]
+__all__ = ["Adam", "Optimizer", "TensorFlowRMSprop", "clip_gradients", "clips", "make_optimizer", "make_penalty"]
 
 
 class Optimizer(ABC):
@@ -45,16 +47,38 @@ class Optimizer(ABC):
     def update(self, params: list[Tensor], grads: list[Tensor], state: list[list[Tensor]], rate: float) -> None:
         """Update the parameters and, in place, what is kept for them: one list over the parameters for each key."""
 
+    def fused(self, params: list[Tensor], grads: list[Tensor], state: list[list[Tensor]], rate: float) -> Tensor | None:
+        """Do as `update`, and return the norms of the gradients; None, and nothing is done, where there is no such way.
+
+        The parameters of one optimiser that have a gradient may change from step to step.
+        """
+        return None
+
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """Take a step with every parameter that has a gradient."""
+    def step(self, learning_rate: float, clip: Callable[[list[Tensor], Tensor], None] | None = None) -> Tensor:
+        """Take a step with every parameter that has a gradient; return the norm of each gradient, (gradients,).
+
+        Parameters
+        ----------
+        learning_rate
+            The learning rate.
+        clip
+            Changes the gradients in place, given them and their norms; the returned norms are those before.
+        """
         moved = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        if not moved:
+            return torch.zeros(0)
         for name in moved.keys() - self._state.keys():
             self._state[name] = self.fresh(moved[name])
-        if moved:
-            grads = [p.grad for p in moved.values() if p.grad is not None]
-            state = [list(kept) for kept in zip(*(self._state[name] for name in moved), strict=True)]
-            self.update(list(moved.values()), grads, state, learning_rate)
+        params, grads = list(moved.values()), [p.grad for p in moved.values() if p.grad is not None]
+        state = [list(kept) for kept in zip(*(self._state[name] for name in moved), strict=True)]
+        norms = self.fused(params, grads, state, learning_rate) if clip is None else None
+        if norms is None:
+            norms = torch.stack(torch._foreach_norm(grads))
+            if clip is not None:
+                clip(grads, norms)
+            self.update(params, grads, state, learning_rate)
+        return norms
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -89,7 +113,8 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(parameters)
         self._constants = {"beta1": 0.9, "beta2": 0.999, "eps": eps, "weight_decay": weight_decay}
-        self._fused: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        self._decoupled = decoupled
+        self._blocks: tuple[list[int], Any] = ([], None)
 
     def fresh(self, parameter: Tensor) -> tuple[Tensor, ...]:
         """Return zeros: the number of steps, and the means of the gradient and of its square."""
@@ -100,7 +125,26 @@ class Adam(Optimizer):
         """Take a step of Adam in one fused operation."""
         steps, means, squares = state
         torch._foreach_add_(steps, 1)
-        self._fused(params, grads, means, squares, [], steps, amsgrad=False, maximize=False, lr=rate, **self._constants)
+        fused: Any = torch._fused_adamw_ if self._decoupled else torch._fused_adam_
+        fused(params, grads, means, squares, [], steps, amsgrad=False, maximize=False, lr=rate, **self._constants)
+
+    def fused(self, params: list[Tensor], grads: list[Tensor], state: list[list[Tensor]], rate: float) -> Tensor | None:
+        """Take a step of Adam by the kernel of the CPU, for contiguous float32."""
+        steps, means, squares = state
+        if not have_cpu_kernels() or not all(map(_is_plain, params)):
+            return None
+        from celbo.kernels.cpu_adam import Constants, adam_step, blocks_of
+
+        grads = [g.contiguous() for g in grads]
+        sizes = [p.numel() for p in params]
+        if self._blocks[0] != sizes:
+            self._blocks = (sizes, blocks_of(sizes))
+        constants = Constants(**self._constants, decoupled=self._decoupled)
+        return torch.from_numpy(adam_step((params, grads, means, squares, steps), self._blocks[1], constants, rate))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous()
 
 
 class TensorFlowRMSprop(Optimizer):
@@ -135,6 +179,11 @@ def make_optimizer(plan: TrainConfig, network: nn.Module) -> Optimizer:
         return TensorFlowRMSprop(parameters)
     decoupled = plan.optimizer == "adamw"
     return Adam(parameters, eps=plan.adam_eps, weight_decay=plan.weight_decay, decoupled=decoupled)
+
+
+def clips(plan: TrainConfig) -> bool:
+    """Say whether the plan clips gradients at all."""
+    return plan.clip_value is not None or plan.clip_norm is not None
 
 
 def clip_gradients(plan: TrainConfig, grads: list[Tensor], norms: Tensor) -> None:

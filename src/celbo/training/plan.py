@@ -32,10 +32,10 @@ class Loss:
 
     def total(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Return the scalar to minimise: the mean over cells of each term times its weight (1 where none is given)."""
-        total = self.reconstruction.mean()
+        total = self.reconstruction
         for name, term in (*self.kl.items(), *self.extras.items()):
-            total = total + (term.mean() * weights[name] if name in weights else term.mean())
-        return total
+            total = total.addcmul(term, weights[name]) if name in weights else total + term
+        return total.mean()
 
     def elbo(self) -> Tensor:
         """Return the evidence lower bound of each cell, every KL at full weight; (cells,)."""

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -23,7 +24,7 @@ from celbo.training.checkpoint import Snapshot, check_tensors
 from celbo.training.device import derived_seed
 from celbo.training.guard import MAX_RETRIES, Guard, NonFinite, gave_up
 from celbo.training.history import TermSums, history_row, term_names, term_sums
-from celbo.training.optim import clip_gradients, make_optimizer, make_penalty
+from celbo.training.optim import clip_gradients, clips, make_optimizer, make_penalty
 from celbo.training.plan import StepState, TrainConfig
 from celbo.training.progress import Progress
 from celbo.training.schedule import has_plateaued, kl_weight, one_cycle, warmup_epochs
@@ -45,6 +46,7 @@ class Run:
         self.generator = torch.Generator(self.device)
         self.optimizer = make_optimizer(plan, network)
         self.penalty = make_penalty(plan, network)
+        self._clip = partial(clip_gradients, plan) if clips(plan) else None
         assert plan.batch_size is not None and plan.max_epochs is not None
         self.train_cells = MinibatchSampler(data, split.train, batch_size=plan.batch_size, seed=seed)
         self.n_steps = plan.max_epochs * len(self.train_cells)
@@ -172,13 +174,10 @@ class Run:
             total = total + self.penalty()
         self.optimizer.zero_grad()
         total.backward()
-        grads = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(grads))
+        norms = self.optimizer.step(self._rate(step), self._clip)
         terms = term_sums(loss)
-        seen = torch.cat([terms, total.detach()[None], norms])
-        self.guard.watch(seen, term_names(loss), batch, f"step {step} (epoch {epoch})")
-        clip_gradients(self.plan, grads, norms)
-        self.optimizer.step(self._rate(step))
+        place = f"step {step} (epoch {epoch})"
+        self.guard.watch((terms, total.detach(), norms), term_names(loss), batch, place)
         sums.add(loss, terms)
 
     @torch.no_grad()
@@ -198,7 +197,7 @@ class Run:
             loss = self.network.loss(batch, step)  # type: ignore[operator]
             terms = term_sums(loss)
             place = f"validation after epoch {state.epoch}"
-            self.guard.watch(terms, term_names(loss), batch, place)
+            self.guard.watch((terms,), term_names(loss), batch, place)
             sums.add(loss, terms)
         self.guard.flush()
         return sums
