@@ -386,10 +386,10 @@ def _nb_row(
 
 
 @compiled()
-def _inflate(dropout: Any, value: Any, g: Any, by_theta: Any, by_dropout: Any, log_kept: Any) -> None:
+def _inflate(dropout: Any, value: Any, g: Any, by_theta: Any, by_dropout: Any) -> None:
     """Turn the row of zeros' terms of the negative binomial into those of the zero-inflated one.
 
-    `log_kept` is filled with log sigmoid(-dropout), and `by_dropout` with the derivative of a zero.
+    `by_dropout` is filled with the derivative of a zero.
     """
     for j in range(value.size):
         d, log_nb = dropout[j], value[j]
@@ -399,14 +399,21 @@ def _inflate(dropout: Any, value: Any, g: Any, by_theta: Any, by_dropout: Any, l
         drawn = (p if h > _ZERO else _ONE) * inverse_p
         not_drawn = (_ONE if h > _ZERO else p) * inverse_p
         kept = (q if d > _ZERO else _ONE) * inverse_q
-        log1p_q = _log(_ONE + q)
         positive = d if d > _ZERO else _ZERO
-        log_dropped, log_drawn = d - positive, log_nb - positive
-        log_kept[j] = -positive - log1p_q
-        value[j] = (log_dropped if h > _ZERO else log_drawn) + (_log(_ONE + p) - log1p_q)
+        value[j] = ((d if h > _ZERO else log_nb) - positive) + _log((_ONE + p) * inverse_q)
         g[j] *= drawn
         by_theta[j] *= drawn
         by_dropout[j] = -not_drawn * kept * _expm1_negative(log_nb)
+
+
+@compiled()
+def _keep(dropout: Any, log_kept: Any, by_dropout: Any) -> None:
+    """Fill with log sigmoid(-dropout) and its derivative."""
+    for s in range(dropout.size):
+        d = dropout[s]
+        q = _exp(-abs(d))
+        log_kept[s] = -(d if d > _ZERO else _ZERO) - _log(_ONE + q)
+        by_dropout[s] = -(_ONE if d > _ZERO else q) / (_ONE + q)
 
 
 @compiled()
@@ -422,16 +429,19 @@ def _zinb_row(
     g: Any,
     by_theta: Any,
     by_dropout: Any,
-    log_kept: Any,
 ) -> None:
     _nb_zeros(mu, theta, value, g, by_theta)
     stored = _nb_stored(at, x, logits, offset, mu, theta, value, by_theta)
-    _inflate(dropout, value, g, by_theta, by_dropout, log_kept)
+    _inflate(dropout, value, g, by_theta, by_dropout)
+    kept = stored[3:6]
+    for s in range(at.size):
+        kept[0, s] = dropout[at[s]]
+    _keep(kept[0], kept[1], kept[2])
     for s in range(at.size):
         if x[s] != _ZERO:
             j = at[s]
-            value[j], g[j], by_theta[j] = stored[0, s] + log_kept[j], stored[1, s], stored[2, s]
-            by_dropout[j] = -_ONE / (_ONE + _exp(-dropout[j]))
+            value[j], g[j], by_theta[j] = stored[0, s] + kept[1, s], stored[1, s], stored[2, s]
+            by_dropout[j] = kept[2, s]
 
 
 @compiled()
@@ -556,14 +566,14 @@ def n_parts(use: int, rows: int) -> int:
 @compiled()
 def _row(
     kind: int, softmax: bool, at: Any, x: Any, logits: Any, log_scale: Any, log_theta: Any, theta: Any, dropout: Any,
-    mu: Any, terms: Any, g: Any, by_theta: Any, by_dropout: Any, log_kept: Any,
+    mu: Any, terms: Any, g: Any, by_theta: Any, by_dropout: Any,
 ) -> Any:  # fmt: skip
     """Fill the terms of a row, and its derivatives by log mu, log theta and dropout; return the largest share."""
     offset, largest = _means(logits, log_scale, softmax, mu)
     if kind == NB:
         _nb_row(at, x, logits, offset, mu, theta, terms, g, by_theta)
     elif kind == ZINB:
-        _zinb_row(at, x, logits, offset, mu, theta, dropout, terms, g, by_theta, by_dropout, log_kept)
+        _zinb_row(at, x, logits, offset, mu, theta, dropout, terms, g, by_theta, by_dropout)
     elif kind == POISSON:
         _poisson_row(at, x, logits, offset, mu, terms, g)
     else:
@@ -587,7 +597,7 @@ def forward(
     table = np.empty((0 if use == ENTRIES else log_theta.shape[0], genes), np.float32)
     _fill_table(kind, log_theta, table)
     for group in prange((rows + _GROUP - 1) // _GROUP):
-        scratch = np.empty((7, genes), np.float32)
+        scratch = np.empty((6, genes), np.float32)
         mu, terms = scratch[0], scratch[1]
         if use == SHARED and own.size:
             own[group] = _ZERO
@@ -598,14 +608,14 @@ def forward(
             by_d = by_dropout[s, c] if inflated and wanted else scratch[4]
             d = dropout[s, c] if inflated else scratch[4]
             t = row if use == ENTRIES else (theta_row[c] if use == TABLE else 0)
-            log_theta_row = log_theta[t] if has_theta else scratch[6]
-            theta = table[t] if has_theta and use != ENTRIES else scratch[6]
+            log_theta_row = log_theta[t] if has_theta else scratch[5]
+            theta = table[t] if has_theta and use != ENTRIES else scratch[5]
             if use == ENTRIES:
                 _theta(kind, log_theta_row, theta)
             at, x = indices[indptr[c] : indptr[c + 1]], counts[indptr[c] : indptr[c + 1]]
             largest = _row(
                 kind, softmax, at, x, logits[s, c], log_scale[s, c], log_theta_row, theta, d,
-                mu, terms, g, by_t, by_d, scratch[5],
+                mu, terms, g, by_t, by_d,
             )  # fmt: skip
             value[s, c] = _sum(terms)
             if wanted:
