@@ -248,7 +248,7 @@ class HiddenStack(nn.Module):
 
         norm, shift, width = self.batch_norms[i], self.shifts[i], self.config.n_hidden
         assert isinstance(norm, nn.BatchNorm1d) and isinstance(shift, CovariateTables)
-        assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+        assert norm.running_mean is not None and norm.running_var is not None
         inside: tuple[Tensor, Tensor] | None = None
         leading = (x.n_cells,) if isinstance(x, SparseRows) else x.shape[:-1]
         if isinstance(linear_map, SparseLinear) and linear_map.has_kernel(x):
@@ -257,7 +257,6 @@ class HiddenStack(nn.Module):
             x, inside = x.reshape(-1, linear_map.in_features), (linear_map.weight, linear_map.bias)
         else:
             x = (x if linear_map is None else linear_map(x)).reshape(-1, width)
-        norm.num_batches_tracked += 1
         dropped = self.config.dropout_position == "after" and self.dropout.training
         return hidden_layer(
             x,

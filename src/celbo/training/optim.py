@@ -38,6 +38,8 @@ class Optimizer(ABC):
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self.parameters = dict(parameters)
         self._state: dict[str, tuple[Tensor, ...]] = {}
+        self._moved: list[str] = []
+        self._lists: tuple[list[Tensor], list[list[Tensor]]] = ([], [])
 
     @abstractmethod
     def fresh(self, parameter: Tensor) -> tuple[Tensor, ...]:
@@ -65,13 +67,13 @@ class Optimizer(ABC):
         clip
             Changes the gradients in place, given them and their norms; the returned norms are those before.
         """
-        moved = {name: p for name, p in self.parameters.items() if p.grad is not None}
-        if not moved:
+        grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+        if not grads:
             return torch.zeros(0)
-        for name in moved.keys() - self._state.keys():
-            self._state[name] = self.fresh(moved[name])
-        params, grads = list(moved.values()), [p.grad for p in moved.values() if p.grad is not None]
-        state = [list(kept) for kept in zip(*(self._state[name] for name in moved), strict=True)]
+        moved = [name for name, p in self.parameters.items() if p.grad is not None]
+        if moved != self._moved:
+            self._gather(moved)
+        params, state = self._lists
         norms = self.fused(params, grads, state, learning_rate) if clip is None else None
         if norms is None:
             norms = torch.stack(torch._foreach_norm(grads))
@@ -79,6 +81,14 @@ class Optimizer(ABC):
                 clip(grads, norms)
             self.update(params, grads, state, learning_rate)
         return norms
+
+    def _gather(self, names: list[str]) -> None:
+        """Put the parameters of these names, and what is kept for them, in lists: the same for most steps of a run."""
+        for name in names:
+            if name not in self._state:
+                self._state[name] = self.fresh(self.parameters[name])
+        state = [list(kept) for kept in zip(*(self._state[name] for name in names), strict=True)]
+        self._moved, self._lists = names, ([self.parameters[name] for name in names], state)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -97,6 +107,7 @@ class Optimizer(ABC):
         check_tensors(
             saved, {f"{n}/{key}": v for n, kept in fresh.items() for key, v in kept.items()}, "optimiser state"
         )
+        self._moved = []
         self._state = {
             name: tuple(saved[f"{name}/{key}"].to(v.device, copy=True) for key, v in kept.items())
             for name, kept in fresh.items()

@@ -53,7 +53,8 @@ class Run:
         self.weights = {name: torch.ones((), device=self.device) for name in plan.kl_warmup_terms}
         self.guard = Guard(data, self._with_gradient, lag=_LAG.get(self.device.type, 0))
         self.incidents: list[str] = []
-        self.good = Snapshot(self._copy_weights(), self._copy_weights(), {})
+        start = self._copy_weights()
+        self.good = Snapshot(start, start, {})
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -90,9 +91,8 @@ class Run:
 
     def keep(self, *, best: bool) -> None:
         """Leave the network with the weights of the last epoch, or of the best."""
-        self.restore()
-        if best:
-            self.network.load_state_dict(self.good.best)
+        self.guard.forget()
+        self.network.load_state_dict(self.good.best if best else self.good.weights)
         self.network.zero_grad(set_to_none=True)
         self.network.eval()
 
