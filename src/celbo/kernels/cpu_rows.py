@@ -132,8 +132,9 @@ def _exp_parts(x: Any) -> Any:
     x = _EXP_MAX if x > _EXP_MAX else x
     k = (x * _LOG2_E + _ROUND) - _ROUND
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
-    p = ((((_E0 * r + _E1) * r + _E2) * r + _E3) * r + _E4) * r + _E5
-    return k, r + r * r * p
+    r2 = r * r  # in pairs: a vector waits for its own chain of operations, not for a free unit
+    p = ((_E0 * r + _E1) * r2 + (_E2 * r + _E3)) * r2 + (_E4 * r + _E5)
+    return k, r + r2 * p
 
 
 @compiled()
@@ -154,7 +155,9 @@ def _expm1_negative(x: Any) -> Any:
 @compiled()
 def _log_tail(t: Any) -> Any:
     """Return P with log(1 + t) = t - t^2/2 + t^3 P, for sqrt(1/2) < 1 + t < sqrt(2)."""
-    return (((((((_L0 * t + _L1) * t + _L2) * t + _L3) * t + _L4) * t + _L5) * t + _L6) * t + _L7) * t + _L8
+    t2 = t * t
+    high = (_L0 * t2 + (_L1 * t + _L2)) * t2 + (_L3 * t + _L4)
+    return high * (t2 * t2) + ((_L5 * t + _L6) * t2 + (_L7 * t + _L8))
 
 
 @compiled()
@@ -240,6 +243,7 @@ def _digamma_error(z: float) -> float:
 
 # The genes of one cell
 
+_FAR, _NEAR = _f(1e-20), _f(-0.29)  # of a probability: where in logarithms, and how close to one by its distance to one
 _FEW_MIN, _FEW_MAX = _f(1e-9), _f(1e9)  # four factors between them stay within float32
 
 
@@ -389,21 +393,58 @@ def _nb_row(
 def _inflate(dropout: Any, value: Any, g: Any, by_theta: Any, by_dropout: Any) -> None:
     """Turn the row of zeros' terms of the negative binomial into those of the zero-inflated one.
 
-    `by_dropout` is filled with the derivative of a zero.
+    `by_dropout` is filled with the derivative of a zero. With kept = sigmoid(-dropout) the probability of a zero is
+    1 + kept expm1(log_nb), or a sum of two positive terms: of the two, one does not cancel.
     """
     for j in range(value.size):
         d, log_nb = dropout[j], value[j]
-        h = d - log_nb
-        q, p = _exp(-abs(d)), _exp(-abs(h))
-        inverse_q, inverse_p = _ONE / (_ONE + q), _ONE / (_ONE + p)
-        drawn = (p if h > _ZERO else _ONE) * inverse_p
-        not_drawn = (_ONE if h > _ZERO else p) * inverse_p
-        kept = (q if d > _ZERO else _ONE) * inverse_q
-        positive = d if d > _ZERO else _ZERO
-        value[j] = ((d if h > _ZERO else log_nb) - positive) + _log((_ONE + p) * inverse_q)
-        g[j] *= drawn
-        by_theta[j] *= drawn
-        by_dropout[j] = -not_drawn * kept * _expm1_negative(log_nb)
+        q = _exp(-abs(d))
+        k, less_one = _exp_parts(log_nb)
+        power = _power_of_two(k)
+        kept, dropped = q if d > _ZERO else _ONE, _ONE if d > _ZERO else q  # these, drawn and p: times 1 + q
+        drawn = kept * (power * less_one + power)
+        p = drawn + dropped
+        inverse_q, inverse_p = _ONE / (_ONE + q), _ONE / p
+        less_one = kept * inverse_q * (power * less_one + (power - _ONE))
+        far = p < _FAR
+        either = less_one if less_one > _NEAR else p * inverse_q
+        share, slope = drawn * inverse_p, -less_one * (dropped * inverse_p)
+        share = _ONE if far else share
+        value[j] = log_nb if far else either
+        g[j] *= share
+        by_theta[j] *= share
+        by_dropout[j] = _TWO if far else slope
+    _log_either(value)  # in a loop of its own: each has a shorter chain of operations that wait for one another
+    if _max(by_dropout) > _ONE:
+        _inflate_far(dropout, value, g, by_theta, by_dropout)
+
+
+@compiled()
+def _log_either(value: Any) -> None:
+    """Replace what is above zero by its log, what is in `_NEAR` to zero by log(1 + it); keep what is below -1."""
+    for j in range(value.size):
+        v = value[j]
+        near = v <= _ZERO
+        w = _ONE if near else v
+        k = _exponent(w)
+        t = w * _power_of_two(-k) - _ONE
+        t = v if near else t
+        log = k * _LN2_HIGH + (t + (t * t * (t * _log_tail(t) - _HALF) + k * _LN2_LOW))
+        value[j] = v if v < -_ONE else log
+
+
+@compiled()
+def _inflate_far(dropout: Any, value: Any, g: Any, by_theta: Any, by_dropout: Any) -> None:
+    """Do the same in logarithms where a 2 marks both parts of the probability as tiny: there kept is 1."""
+    for j in range(value.size):
+        if by_dropout[j] > _ONE:
+            d, log_nb = dropout[j], value[j]
+            p = _exp(-abs(d - log_nb))
+            drawn = (p if d > log_nb else _ONE) / (_ONE + p)
+            value[j] = (d if d > log_nb else log_nb) + _log(_ONE + p)
+            g[j] *= drawn
+            by_theta[j] *= drawn
+            by_dropout[j] = (_ONE if d > log_nb else p) / (_ONE + p)
 
 
 @compiled()
