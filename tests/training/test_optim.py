@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from celbo.errors import ModelFileError, OptionError
-from celbo.training.optim import Optimizer, TensorFlowRMSprop, clip_gradients, make_optimizer, make_penalty
+from celbo.training.optim import Adam, Optimizer, TensorFlowRMSprop, clip_gradients, make_optimizer, make_penalty
 from celbo.training.plan import TrainConfig
 
 
@@ -60,8 +60,13 @@ def test_adam_is_that_of_torch(name: str, dtype: torch.dtype) -> None:
     try:
         ours, theirs = network(), network()
         take_steps(ours, make_optimizer(plan, ours), 5)
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
-        take_steps(theirs, kind(theirs.parameters(), lr=0.01, eps=0.01, weight_decay=0.1), 5)
+        if name == "adam":
+            of_torch = torch.optim.Adam(theirs.parameters(), lr=0.01, eps=0.01, weight_decay=0.1)
+        else:  # the weights of layers decay, and nothing else
+            weights = [p for p in theirs.parameters() if p.dim() == 2]
+            others = {"params": [p for p in theirs.parameters() if p.dim() != 2], "weight_decay": 0.0}
+            of_torch = torch.optim.AdamW([{"params": weights}, others], lr=0.01, eps=0.01, weight_decay=0.1)
+        take_steps(theirs, of_torch, 5)
     finally:
         torch.set_default_dtype(torch.float32)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -79,6 +84,31 @@ def test_a_state_put_back_goes_on_to_the_same_bits(name: str) -> None:
     take_steps(straight, one, 2)
     take_steps(broken, second, 2)
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), broken.parameters(), strict=True))
+
+
+def test_norms_are_those_of_the_gradients_before_the_step() -> None:
+    for dtype in (torch.float32, torch.float64):  # by the kernel, and without
+        net = network().to(dtype)
+        optimizer = make_optimizer(TrainConfig(weight_decay=0.3), net)
+        net(torch.ones(4, 3, dtype=dtype)).square().sum().backward()
+        expected = [p.grad.norm().item() for p in net.parameters()]
+        np.testing.assert_allclose(optimizer.step(0.1).tolist(), expected, rtol=1e-6)
+
+
+def test_steps_are_the_same_to_the_bit_on_one_and_two_threads() -> None:
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            parameter = torch.linspace(-1, 1, 100_003).requires_grad_()
+            optimizer = Adam({"weight": parameter}, weight_decay=0.1, decayed=["weight"])
+            for i in range(3):
+                parameter.grad = torch.sin(parameter.detach() * (i + 1))
+                norms = optimizer.step(0.01)
+            results.append((parameter.detach(), norms))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
 
 
 def test_a_state_is_a_copy() -> None:

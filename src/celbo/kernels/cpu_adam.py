@@ -30,14 +30,13 @@ _BLOCK = 1 << 14
 
 @dataclass(frozen=True)
 class Constants:
-    """Those of Adam (Kingma and Ba 2014) and AdamW (Loshchilov and Hutter 2017)."""
+    """Those of Adam (Kingma and Ba 2014)."""
 
     beta1: float
     beta2: float
     eps: float
-    weight_decay: float
-    decoupled: bool
-    """Whether the weight decay acts on the weights (AdamW) and not on the gradient."""
+    l2: float
+    """Share of a weight that joins its gradient."""
 
 
 def blocks_of(sizes: Sequence[int]) -> NDArray[np.int64]:
@@ -47,7 +46,11 @@ def blocks_of(sizes: Sequence[int]) -> NDArray[np.int64]:
 
 
 def adam_step(
-    parameters: Sequence[Sequence[Tensor]], blocks: NDArray[np.int64], constants: Constants, rate: float
+    parameters: Sequence[Sequence[Tensor]],
+    blocks: NDArray[np.int64],
+    constants: Constants,
+    rate: float,
+    kept: NDArray[np.float32],
 ) -> NDArray[np.float64]:
     """Take a step in place and return the norm of each gradient; (parameters,) float64.
 
@@ -62,11 +65,13 @@ def adam_step(
         Of the optimiser.
     rate
         Learning rate.
+    kept
+        Factor of each parameter before the step, (parameters,): 1, or what a decoupled weight decay leaves.
     """
     addresses = np.array([[t.data_ptr() for t in kind] for kind in parameters], np.int64)
     squares = np.empty(len(blocks))
     c = constants
-    run_parallel(_step, addresses, blocks, rate, c.beta1, c.beta2, c.eps, c.weight_decay, c.decoupled, squares)
+    run_parallel(_step, addresses, blocks, rate, c.beta1, c.beta2, c.eps, c.l2, kept, squares)
     return np.sqrt(np.bincount(blocks[:, 0], squares, addresses.shape[1]))
 
 
@@ -80,12 +85,12 @@ def _pointer(context: Any, address: Any) -> Any:
     return types.CPointer(types.float32)(types.int64), emit
 
 
-_ONE, _ZERO = np.float32(1), np.float32(0)
+_ONE = np.float32(1)
 
 
 @compiled(parallel=True)
 def _step(
-    addresses: Any, blocks: Any, rate: float, beta1: float, beta2: float, eps: float, decay: float, decoupled: bool,
+    addresses: Any, blocks: Any, rate: float, beta1: float, beta2: float, eps: float, l2: float, kept: Any,
     squares: Any,
 ) -> None:  # fmt: skip
     n = addresses.shape[1]
@@ -102,9 +107,8 @@ def _step(
         m = numba.carray(_pointer(addresses[2, p] + first), (size,))
         v = numba.carray(_pointer(addresses[3, p] + first), (size,))
         squares[b] = _sum_of_squares(g)
-        kept = np.float32(1 - rate * decay) if decoupled else _ONE
-        pull = _ZERO if decoupled else np.float32(decay)
-        _move(w, g, m, v, np.float32(beta1), np.float32(beta2), np.float32(eps), sizes[p], roots[p], kept, pull)
+        fixed = (np.float32(beta1), np.float32(beta2), np.float32(eps), np.float32(l2))
+        _move(w, g, m, v, fixed, sizes[p], roots[p], kept[p])
 
 
 @compiled(flags=frozenset({"reassoc", "nsz"}))
@@ -116,12 +120,11 @@ def _sum_of_squares(g: Any) -> float:
 
 
 @compiled()
-def _move(
-    w: Any, g: Any, m: Any, v: Any, beta1: Any, beta2: Any, eps: Any, size: Any, root: Any, kept: Any, pull: Any
-) -> None:
+def _move(w: Any, g: Any, m: Any, v: Any, fixed: Any, size: Any, root: Any, kept: Any) -> None:
+    beta1, beta2, eps, l2 = fixed
     fresh1, fresh2 = _ONE - beta1, _ONE - beta2
     for i in range(w.size):
-        slope = g[i] + pull * w[i]
+        slope = g[i] + l2 * w[i]
         mean = m[i] + (slope - m[i]) * fresh1
         square = v[i] * beta2 + slope * slope * fresh2
         m[i], v[i] = mean, square

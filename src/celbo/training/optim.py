@@ -8,10 +8,11 @@ Adam on the CPU is a kernel of ours, one pass over the weights that gives the no
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatch
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,9 @@ from celbo.training.checkpoint import check_tensors
 from celbo.training.plan import TrainConfig
 
 __all__ = ["Adam", "Optimizer", "TensorFlowRMSprop", "clip_gradients", "clips", "make_optimizer", "make_penalty"]
+
+
+_BETA1, _BETA2 = 0.9, 0.999
 
 
 class Optimizer(ABC):
@@ -115,16 +119,36 @@ class Optimizer(ABC):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2014) with L2 penalty, or AdamW (Loshchilov and Hutter 2017) with decoupled weight decay."""
+    """Adam (Kingma and Ba 2014), with the decoupled weight decay of AdamW (Loshchilov and Hutter 2017) if asked for.
+
+    Parameters
+    ----------
+    parameters
+        The parameters to train, by name.
+    eps
+        Added to the root of the mean square.
+    l2
+        Share of a weight that joins its gradient.
+    weight_decay
+        Share of the learning rate by which the parameters in `decayed` shrink at each step.
+    decayed
+        Their names.
+    """
 
     keys = ("step", "exp_avg", "exp_avg_sq")
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], *, eps: float = 1e-8, weight_decay: float = 0.0, decoupled: bool = False
+        self,
+        parameters: Mapping[str, Tensor],
+        *,
+        eps: float = 1e-8,
+        l2: float = 0.0,
+        weight_decay: float = 0.0,
+        decayed: Collection[str] = (),
     ) -> None:
         super().__init__(parameters)
-        self._constants = {"beta1": 0.9, "beta2": 0.999, "eps": eps, "weight_decay": weight_decay}
-        self._decoupled = decoupled
+        self._eps, self._l2 = eps, l2
+        self._decay = {name: weight_decay if name in decayed else 0.0 for name in self.parameters}
         self._blocks: tuple[list[int], Any] = ([], None)
 
     def fresh(self, parameter: Tensor) -> tuple[Tensor, ...]:
@@ -136,8 +160,16 @@ class Adam(Optimizer):
         """Take a step of Adam in one fused operation."""
         steps, means, squares = state
         torch._foreach_add_(steps, 1)
-        fused: Any = torch._fused_adamw_ if self._decoupled else torch._fused_adam_
-        fused(params, grads, means, squares, [], steps, amsgrad=False, maximize=False, lr=rate, **self._constants)
+        for p, kept in zip(params, self._kept(rate), strict=True):
+            if kept != 1:
+                p.mul_(kept)
+        constants = {"lr": rate, "beta1": _BETA1, "beta2": _BETA2, "eps": self._eps, "weight_decay": self._l2}
+        fused: Any = torch._fused_adam_
+        fused(params, grads, means, squares, [], steps, amsgrad=False, maximize=False, **constants)
+
+    def _kept(self, rate: float) -> list[float]:
+        """Return what the weight decay leaves of each parameter that moves."""
+        return [1 - rate * self._decay[name] for name in self._moved]
 
     def fused(self, params: list[Tensor], grads: list[Tensor], state: list[list[Tensor]], rate: float) -> Tensor | None:
         """Take a step of Adam by the kernel of the CPU, for contiguous float32."""
@@ -150,8 +182,9 @@ class Adam(Optimizer):
         sizes = [p.numel() for p in params]
         if self._blocks[0] != sizes:
             self._blocks = (sizes, blocks_of(sizes))
-        constants = Constants(**self._constants, decoupled=self._decoupled)
-        return torch.from_numpy(adam_step((params, grads, means, squares, steps), self._blocks[1], constants, rate))
+        constants, kept = Constants(_BETA1, _BETA2, self._eps, self._l2), np.array(self._kept(rate), np.float32)
+        norms = adam_step((params, grads, means, squares, steps), self._blocks[1], constants, rate, kept)
+        return torch.from_numpy(norms)
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -188,8 +221,12 @@ def make_optimizer(plan: TrainConfig, network: nn.Module) -> Optimizer:
         raise OptionError("has no parameter to train", where="the network", fix="Unfreeze at least one.")
     if plan.optimizer == "rmsprop":
         return TensorFlowRMSprop(parameters)
-    decoupled = plan.optimizer == "adamw"
-    return Adam(parameters, eps=plan.adam_eps, weight_decay=plan.weight_decay, decoupled=decoupled)
+    decay = plan.weight_decay or 0.0
+    if plan.optimizer == "adam":
+        return Adam(parameters, eps=plan.adam_eps, l2=decay)
+    # a table of covariates, a bias, a norm or a dispersion has no reason to be near zero; a weight of a layer has
+    decayed = [name for name, p in parameters.items() if p.dim() == 2 and name.endswith("weight")]
+    return Adam(parameters, eps=plan.adam_eps, weight_decay=decay, decayed=decayed)
 
 
 def clips(plan: TrainConfig) -> bool:

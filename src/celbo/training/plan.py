@@ -66,14 +66,15 @@ class TrainConfig:
     """Passes over the training cells."""
     batch_size: int | None = None
     """Cells in a minibatch."""
-    optimizer: Literal["adam", "adamw", "rmsprop"] = "adam"
-    """Optimiser; "rmsprop" has TensorFlow 1's constants (decay 0.9, epsilon 1e-10, accumulator starting at one)."""
+    optimizer: Literal["adam", "adamw", "rmsprop"] = "adamw"
+    """Optimiser; "adamw" is Adam with decoupled weight decay, "rmsprop" has TensorFlow 1's constants (decay 0.9,
+    epsilon 1e-10, accumulator starting at one)."""
     learning_rate: float | None = None
     """Learning rate; the peak of a one-cycle schedule."""
     adam_eps: float = 1e-8
     """Epsilon of Adam."""
-    weight_decay: float = 0.0
-    """L2 penalty of Adam, decoupled weight decay of AdamW."""
+    weight_decay: float | None = None
+    """L2 penalty on all parameters (adam; 0 by default), or decoupled decay of the layers' weights (adamw; 0.1)."""
     l1: tuple[tuple[str, float], ...] = ()
     """L1 penalties as (pattern of parameter names, strength): strength times the sum of absolute values."""
     l2: tuple[tuple[str, float], ...] = ()
@@ -171,7 +172,8 @@ def resolve(plan: TrainConfig, n_train: int, *, n_cells: int | None = None) -> T
     Returns
     -------
     TrainConfig
-        The same plan in which `max_epochs`, `batch_size`, `learning_rate`, `kl_warmup` and `patience` are numbers.
+        The same plan in which `max_epochs`, `batch_size`, `learning_rate`, `weight_decay`, `kl_warmup` and `patience`
+        are numbers.
     """
     batch_size = plan.batch_size or _default_batch_size(n_train)
     if plan.max_epochs is not None:
@@ -186,6 +188,7 @@ def resolve(plan: TrainConfig, n_train: int, *, n_cells: int | None = None) -> T
         max_epochs=max_epochs,
         learning_rate=plan.learning_rate or _default_learning_rate(plan, batch_size),
         kl_warmup=0.1 if plan.kl_warmup is None else plan.kl_warmup,
+        weight_decay=plan.weight_decay if plan.weight_decay is not None else 0.1 * (plan.optimizer == "adamw"),
         patience=plan.patience or max(10, math.ceil(0.3 * max_epochs)),
     )
 
@@ -196,17 +199,17 @@ def _default_batch_size(n_train: int) -> int:
 
 
 def _default_epochs(n_train: int) -> int:
-    """40 epochs from 2,000 to 20,000 cells; below and above, the steps go with the root of the number of cells."""
+    """30 epochs from 2,000 to 20,000 cells; below and above, the steps go with the root of the number of cells."""
     if n_train < 2_000:
-        return min(400, math.ceil(40 * math.sqrt(2_000 / n_train)))
-    return math.ceil(40 * min(1.0, math.sqrt(20_000 / n_train)))
+        return min(400, math.ceil(30 * math.sqrt(2_000 / n_train)))
+    return math.ceil(30 * min(1.0, math.sqrt(20_000 / n_train)))
 
 
 def _default_learning_rate(plan: TrainConfig, batch_size: int) -> float:
     if plan.schedule == "constant" or plan.optimizer == "rmsprop":
         return 1e-3
-    # 2e-3 for 32 cells, 4e-3 for 64, 8e-3 for 128 (docs/decisions.md); a larger batch bears no larger steps
-    return 8e-3 * min(1.0, batch_size / 128)
+    # 4e-3 for 32 cells, 8e-3 for 64, 16e-3 for 128 (docs/decisions.md); a larger batch bears no larger steps
+    return 16e-3 * min(1.0, batch_size / 128)
 
 
 def _plain(value: object) -> object:
