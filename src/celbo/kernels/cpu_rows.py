@@ -26,6 +26,8 @@ SHARED, TABLE, ENTRIES = 0, 1, 2
 
 _SMALL = 16  # counts up to here by the product form
 _LOG_FACTORIAL = np.array([math.lgamma(i + 1) for i in range(_SMALL + 1)])
+_INVERSE = np.array([1 / max(i, 1) for i in range(_SMALL + 1)])
+_LANES, _CHUNK = 8, 64  # float64 numbers that a vector may hold, and counts evaluated together in float64
 _HALF_LOG_2PI = 0.9189385332046728
 _SPLIT_SUMS = frozenset({"reassoc", "nsz"})
 _GROUP = 8  # rows that a thread takes at a time
@@ -110,6 +112,7 @@ def _split(context: Any, x: Any) -> Any:
     return types.UniTuple(types.float64, 2)(types.float64), emit
 
 
+_u = np.uint64  # of an index: it is not asked whether it counts from the end
 _f, _d = np.float32, np.float64  # in compiled code, float() of a float32 is a float32
 _ROUND = _f(1.5 * 2**23)  # adding it rounds to a whole number
 _LOG2_E, _LN2_HIGH, _LN2_LOW = _f(1.4426950408889634), _f(0.693359375), _f(-2.12194440e-4)
@@ -311,69 +314,99 @@ def _nb_large(x: float, log_mu: float, theta: float) -> tuple[float, float, floa
 
 
 @compiled()
-def _nb_small(n: int, mu: float, theta: float, zero: float, zero_by_theta: float) -> tuple[float, float, float]:
-    """Return the same for a small count by the product form, from the terms of a zero."""
-    share, theta_share = mu / (theta + mu), theta / (theta + mu)
-    product, slope = share * theta, mu / theta
-    for i in range(1, n):
-        product *= share * (theta + i)
-        slope += (mu - i) / (theta + i)
-    value = zero + _log_wide(product) - _LOG_FACTORIAL[n]
-    return value, theta_share * (n - mu), zero_by_theta + slope * theta_share
+def _nb_few(x: Any, mu: Any, theta: Any, value: Any, g: Any, by_theta: Any, few: Any) -> None:
+    """Add to the terms of zeros in `value` and `by_theta` what makes them those of counts up to 4; fill `g` and `few`.
 
-
-@compiled()
-def _nb_one(x: float, mu: float, log_mu: float, theta: float, zero: float, slope: float) -> Any:
-    """Return log NB(x) and its derivatives by log mu and log theta for any x > 0."""
-    n = int(x)
-    lowest = mu / (theta + mu) * theta  # sixteen such factors must stay within float64
-    if n <= _SMALL and n == x and 1e-18 < lowest < 1e18:
-        return _nb_small(n, mu, theta, zero, slope)
-    return _nb_large(x, log_mu, theta)
-
-
-@compiled()
-def _nb_few(x: Any, mu: Any, theta: Any, value: Any, g: Any, by_theta: Any, lowest: Any) -> None:
-    """Fill the last four with `_nb_small` of the stored counts as if they were at most 4 and the terms of zeros were 0.
-
-    In float32 and without a branch. `lowest` is the smallest factor of the product, zero where the product is beyond
-    float32.
+    By the product form, in float32 and without a branch: sum_{i<n} (mu - i)/(theta + i) is `above / below`, with one
+    division. `few` is 1 where that was right: up to 4, whole, the products within float32.
     """
     for s in range(x.size):
         m, t, n = mu[s], theta[s], x[s]
         inverse = _ONE / (t + m)
         share = m * inverse
         t1, t2, t3 = t + _ONE, t + _TWO, t + _THREE
-        product, slope = share * t, m / t
-        lowest[s] = product if m < _FEW_MAX else _ZERO
+        product, above, below = share * t, m, t
+        lowest = product if m < _FEW_MAX else _ZERO
+        lowest = lowest if t < _FEW_MAX else _ZERO
+        lowest = lowest if (n + _ROUND) - _ROUND == n else _ZERO
+        lowest = lowest if n <= _FOUR else _ZERO
+        lowest = _ONE if n == _ZERO else lowest
+        few[s] = _ONE if lowest > _FEW_MIN else _ZERO
         product *= share * t1 * _HALF if n > _ONE else _ONE
         product *= share * t2 * _THIRD if n > _TWO else _ONE
         product *= share * t3 * _QUARTER if n > _THREE else _ONE
-        slope += (m - _ONE) / t1 if n > _ONE else _ZERO
-        slope += (m - _TWO) / t2 if n > _TWO else _ZERO
-        slope += (m - _THREE) / t3 if n > _THREE else _ZERO
-        value[s] = _log(product)
+        above = above * t1 + (m - _ONE) * below if n > _ONE else above
+        below *= t1 if n > _ONE else _ONE
+        above = above * t2 + (m - _TWO) * below if n > _TWO else above
+        below *= t2 if n > _TWO else _ONE
+        above = above * t3 + (m - _THREE) * below if n > _THREE else above
+        below *= t3 if n > _THREE else _ONE
+        value[s] += _log(product)
         g[s] = t * inverse * (n - m)
-        by_theta[s] = slope * (t * inverse)
+        by_theta[s] += above / below * (t * inverse)
+
+
+@compiled()
+def _nb_some(x: Any, mu: Any, theta: Any, value: Any, g: Any, by_theta: Any) -> None:
+    """Fill the last three with the same of counts up to `_SMALL`, in float64."""
+    for s in range(x.size):
+        m, t, n = mu[s], theta[s], x[s]
+        inverse = 1 / (t + m)
+        share = m * inverse
+        product, above, below = share * t, m, t
+        for i in range(1, _SMALL):
+            more = n > i
+            product *= share * (t + i) * _INVERSE[i + 1] if more else 1.0
+            above = above * (t + i) + (m - i) * below if more else above
+            below *= t + i if more else 1.0
+        value[s] = _log_wide(product)
+        g[s] = t * inverse * (n - m)
+        by_theta[s] = above / below * (t * inverse)
+
+
+@compiled()
+def _nb_others(which: Any, at: Any, x: Any, logits: Any, offset: float, m: Any, t: Any, out: Any, zeros: Any) -> None:
+    """Fill the value and the derivatives in `out` of those stored counts that are not few."""
+    wide = np.empty((6, _CHUNK))
+    n, mu, theta, value, g, by_theta = wide[0], wide[1], wide[2], wide[3], wide[4], wide[5]
+    for start in range(0, which.size, _CHUNK):
+        part = which[start : start + _CHUNK]
+        end = (part.size + _LANES - 1) // _LANES * _LANES  # whole vectors
+        for i in range(part.size, end):
+            n[i] = mu[i] = theta[i] = 1.0
+        for i in range(part.size):
+            s = part[i]
+            count, mean, shape = _d(x[s]), _d(m[s]), _d(t[s])
+            within = mean < 1e18 and shape < 1e18 and mean * shape > 1e-18 * (mean + shape)  # the product, float64
+            some = within and count <= _SMALL and count == int(count)
+            n[i], mu[i], theta[i] = count if some else 0.0, mean if some else 1.0, shape if some else 1.0
+        _nb_some(n[:end], mu[:end], theta[:end], value[:end], g[:end], by_theta[:end])
+        for i in range(part.size):
+            s, j = part[i], at[part[i]]
+            if n[i] > 0:
+                out[0, s], out[1, s], out[2, s] = value[i] + zeros[0][j], g[i], by_theta[i] + zeros[1][j]
+            else:
+                out[0, s], out[1, s], out[2, s] = _nb_large(_d(x[s]), logits[j] + offset, _d(t[s]))
 
 
 @compiled()
 def _nb_stored(at: Any, x: Any, logits: Any, offset: float, mu: Any, theta: Any, zero: Any, zero_by_theta: Any) -> Any:
-    """Return log NB and its derivatives by log mu and log theta of the stored counts, (3 or more, stored)."""
-    out = np.empty((6, at.size), np.float32)
-    value, g, by_theta, lowest, m, t = out[0], out[1], out[2], out[3], out[4], out[5]
+    """Return log NB and its derivatives by log mu and log theta of the stored counts, (3 or more, stored or more)."""
+    end = (at.size + 2 * _LANES - 1) // (2 * _LANES) * 2 * _LANES  # whole vectors
+    out = np.empty((7, end), np.float32)
+    value, g, by_theta, few, m, t, n = out[0], out[1], out[2], out[3], out[4], out[5], out[6]
     for s in range(at.size):
-        m[s], t[s] = mu[at[s]], theta[at[s]]
-    _nb_few(x, m, t, value, g, by_theta, lowest)
+        j = _u(at[s])
+        m[s], t[s], n[s], value[s], by_theta[s] = mu[j], theta[j], x[s], zero[j], zero_by_theta[j]
+    for s in range(at.size, end):
+        m[s] = t[s] = n[s] = value[s] = by_theta[s] = _ONE
+    _nb_few(n, m, t, value, g, by_theta, few)
+    which, n_others = np.empty(at.size, np.int64), 0
     for s in range(at.size):
-        j, n = at[s], x[s]
-        if n == _ZERO or (lowest[s] > _FEW_MIN and n <= _FOUR and n == _f(int(n))):
-            value[s] += zero[j]
-            by_theta[s] += zero_by_theta[j]
-        else:
-            value[s], g[s], by_theta[s] = _nb_one(
-                _d(n), _d(m[s]), logits[j] + offset, _d(t[s]), _d(zero[j]), _d(zero_by_theta[j])
-            )
+        which[n_others] = s
+        n_others += 0 if few[s] > _ZERO else 1
+    if n_others:
+        _nb_others(which[:n_others], at, x, logits, offset, m, t, out, (zero, zero_by_theta))
     return out
 
 
@@ -385,7 +418,7 @@ def _nb_row(
     stored = _nb_stored(at, x, logits, offset, mu, theta, value, by_theta)
     for s in range(at.size):
         if x[s] != _ZERO:  # a zero may be stored: it stays one
-            j = at[s]
+            j = _u(at[s])
             value[j], g[j], by_theta[j] = stored[0, s], stored[1, s], stored[2, s]
 
 
@@ -459,28 +492,19 @@ def _keep(dropout: Any, log_kept: Any, by_dropout: Any) -> None:
 
 @compiled()
 def _zinb_row(
-    at: Any,
-    x: Any,
-    logits: Any,
-    offset: float,
-    mu: Any,
-    theta: Any,
-    dropout: Any,
-    value: Any,
-    g: Any,
-    by_theta: Any,
-    by_dropout: Any,
-) -> None:
+    at: Any, x: Any, logits: Any, offset: float, mu: Any, theta: Any, dropout: Any,
+    value: Any, g: Any, by_theta: Any, by_dropout: Any,
+) -> None:  # fmt: skip
     _nb_zeros(mu, theta, value, g, by_theta)
     stored = _nb_stored(at, x, logits, offset, mu, theta, value, by_theta)
     _inflate(dropout, value, g, by_theta, by_dropout)
     kept = stored[3:6]
     for s in range(at.size):
-        kept[0, s] = dropout[at[s]]
+        kept[0, s] = dropout[_u(at[s])]
     _keep(kept[0], kept[1], kept[2])
     for s in range(at.size):
         if x[s] != _ZERO:
-            j = at[s]
+            j = _u(at[s])
             value[j], g[j], by_theta[j] = stored[0, s] + kept[1, s], stored[1, s], stored[2, s]
             by_dropout[j] = kept[2, s]
 
