@@ -147,6 +147,19 @@ def test_the_dropout_gradient_is_right_where_the_mean_vanishes(route):
     assert np.linalg.norm(gradients[2] - truth) < 1e-4 * np.linalg.norm(truth)
 
 
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_zero_whose_probability_is_beyond_float32_is_right(route):
+    rare = Grid("zinb", n=300, log10_mu=(1, 3), log10_theta=(1, 3))
+    rare.dropout, rare.x[:] = rare.dropout * 4 - 70, 0  # the logit in -118 to -22, log NB(0) in -700 to -7
+    with mp.workdps(60):
+        points = zip(rare.x, rare.log_mu, rare.log_theta, rare.dropout, strict=True)
+        rare.truth = np.array([[float(v) for v in zinb_truth(*map(mp.mpf, map(float, p)))] for p in points]).T
+    value, gradients = rare.evaluate(route)
+    assert rare.errors(value).max() < 1
+    for gradient, truth in zip(gradients, rare.truth[1:], strict=True):
+        assert np.linalg.norm(gradient - truth) < 1e-4 * np.linalg.norm(truth)
+
+
 def test_the_usual_form_with_epsilons_fails_the_bound(grids):
     """The test can fail: lgamma differences with 1e-8 inside the logarithms are wrong on a tenth of the grid."""
     x, log_mu, log_theta = (torch.tensor(a) for a in (grids["nb"].x, grids["nb"].log_mu, grids["nb"].log_theta))
