@@ -5,10 +5,10 @@
 A floor is the fastest of the ways known here to compute a part, called alone on preallocated memory with nothing else
 to do: the products of the output layer by MKL or oneDNN, in the faster of two layouts; the sparse first layer and the
 likelihood, both ways, by our kernels (or a dense product, where that is faster); gathering the rows; one fused
-step of Adam over the parameters; and the small layers as bare torch operations, forwards and backwards by hand, without
-autograd. The sum is the floor of the step. "ours" are the durations of the same parts within training, by a
-clock around each; the small layers are what is left of the whole step, which is timed without: so they hold all
-that is nobody's part (calls, autograd, the guard, sums for the history).
+step of Adam over the parameters; and the small layers as bare torch operations or as our compiled loops, forwards and
+backwards by hand, without autograd. The sum is the floor of the step. "ours" are the durations of the same parts within
+training, by a clock around each; the small layers are what is left of the whole step, which is timed without: so they
+hold all that is nobody's part (calls, autograd, the guard, sums for the history, the snapshot of each epoch).
 
 The whole step is the wall-clock time of whole epochs after the first one, over their steps. Floors and steps are
 measured in turns, in several rounds; of each the fastest round counts, for both: neighbours on the same machine can
@@ -35,7 +35,7 @@ from speed_worker import Celbo
 
 import celbo
 from celbo.data.cells import CellData
-from celbo.kernels import cpu, cpu_dense, cpu_hidden, cpu_linear
+from celbo.kernels import cpu, cpu_dense, cpu_hidden, cpu_latent, cpu_linear
 from celbo.training.optim import Adam, Optimizer
 
 PARTS = ("output GEMMs", "first layer", "likelihood", "gather", "Adam", "small layers and the rest")
@@ -163,7 +163,10 @@ class Floors:
 
 
 class _SmallLayers:
-    """Norms, ReLU, dropout, the encoder's head, the draw, the KL, the decoder's hidden layer; and their gradients."""
+    """Norms, ReLU, dropout, the encoder's head, the draw, the KL, the decoder's hidden layer; and their gradients.
+
+    As bare torch operations, or as the compiled loops of our kernels, one after the other on memory that is there.
+    """
 
     def __init__(self, n: int, *, by_kernel: bool) -> None:
         f = torch.randn
@@ -172,10 +175,44 @@ class _SmallLayers:
         self.head, self.head_bias = f(2 * LATENT, HIDDEN) / 20, f(2 * LATENT) / 20
         self.first, self.first_bias, self.table = f(HIDDEN, LATENT), f(HIDDEN), f(3, HIDDEN)
         self.grad_h = f(n, HIDDEN)
+        self.hidden = [f(n, HIDDEN).numpy() for _ in range(6)]
+        self.latent = [f(n, LATENT).numpy() for _ in range(6)]
+        self.moments, self.by_norm = np.empty((2, HIDDEN), np.float32), np.empty((3, HIDDEN), np.float32)
+        self.by_first, self.by_table = np.empty((HIDDEN, LATENT), np.float32), np.empty((3, HIDDEN), np.float32)
+        self.by_head, self.by_bias = np.empty((2 * LATENT, HIDDEN), np.float32), np.empty(2 * LATENT, np.float32)
+        self.per_cell = np.ones(n, np.float32)
 
     @torch.no_grad()
     def __call__(self) -> None:
-        mask = self._mask()
+        if self.by_kernel:
+            self._compiled()
+        else:
+            self._operations()
+
+    def _compiled(self) -> None:
+        k, latent = cpu_hidden, cpu_latent
+        e, y, d, grad, slope, by_e = self.hidden
+        mean, scale, variance, z, by_z, by_scale = self.latent
+        head, head_bias, first = self.head.numpy(), self.head_bias.numpy(), self.first.numpy()
+        encoder, decoder = ([t.numpy() for t in norm] for norm in self.norms)
+        x, codes = self.x.numpy(), self.codes.numpy()
+        k._norm(x, *encoder[:2], 1e-3, *encoder[2:], 0.01, 59_000, 1, e, self.moments)
+        latent._forward(e, head, head_bias, np.float32(1e-4), mean, scale, variance, self.per_cell)
+        noise = torch.randn(self.n, LATENT)
+        torch.addcmul(torch.from_numpy(mean), torch.from_numpy(scale), noise, out=torch.from_numpy(z))
+        k._affine(z, first, self.first_bias.numpy(), y)
+        k._add_table(self.table.numpy(), codes, y)
+        k._norm(y, *decoder[:2], 1e-3, *decoder[2:], 0.01, 0, 0, d, self.moments)
+        k._norm_backward(self.grad_h.numpy(), y, decoder[0], 1.0, d, self.moments, slope, self.by_norm)
+        k._sum_by_code(slope, codes, self.by_table)
+        k._affine_backward(z, first, slope, by_z, self.by_first)
+        torch.mul(torch.from_numpy(by_z), noise, out=torch.from_numpy(by_scale))
+        given = (e, head, mean, scale, by_z, by_scale, self.per_cell, variance)
+        latent._backward(*given, by_e, self.by_head, self.by_bias)
+        k._norm_backward(by_e, x, encoder[0], 1.1, e, self.moments, grad, self.by_norm)
+
+    def _operations(self) -> None:
+        mask = torch.empty_like(self.x).bernoulli_(0.9).div_(0.9)
         e, back_e = self._norm(0, self.x, mask)
         both = torch.addmm(self.head_bias, e, self.head.t())
         mu, log_variance = both[:, :LATENT], both[:, LATENT:]
@@ -198,21 +235,9 @@ class _SmallLayers:
         torch.mm(grad_both.t(), e)
         back_e(torch.mm(grad_both, self.head)).sum(0)
 
-    def _mask(self) -> torch.Tensor:
-        if self.by_kernel:
-            return cpu_hidden.random_mask(self.x, 0.9, None)
-        return torch.empty_like(self.x).bernoulli_(0.9).div_(0.9)
-
     def _norm(self, layer: int, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
         """Return relu(batch norm) * mask, and the function from its gradient to that by x."""
         w, b, mean, var = self.norms[layer]
-        if self.by_kernel:
-            with torch.enable_grad():
-                inputs = tuple(t.detach().requires_grad_() for t in (x, w, b))
-                norm = cpu_hidden.Norm(*inputs[1:], mean, var, 0.01, 1e-3)
-                out = cpu_hidden.hidden_layer(inputs[0], None, (), norm)
-                out = out if mask is None else out * mask
-            return out.detach(), lambda grad: torch.autograd.grad(out, inputs, grad)[0]
         aten = torch.ops.aten
         y, *saved = aten.native_batch_norm(x, w, b, mean, var, True, 0.01, 1e-3)
         out = aten.relu(y)
@@ -258,7 +283,7 @@ class Clock:
         return call
 
 
-KERNELS = {cpu_linear: "first layer", cpu_dense: "output GEMMs", cpu: "likelihood"}
+KERNELS = {cpu_dense: "output GEMMs", cpu: "likelihood"}
 """The part that the autograd functions of a file belong to; those of other files are of the rest."""
 
 
@@ -269,6 +294,8 @@ def timed_parts() -> Iterator[Clock]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(CellData, "minibatch", clock.timed("gather", CellData.minibatch)))
         stack.enter_context(patch.object(Optimizer, "step", clock.timed("Adam", Optimizer.step)))
+        for name in ("run_parallel", "by_weight"):  # the counts' part of the first hidden layer
+            stack.enter_context(patch.object(cpu_hidden, name, clock.timed("first layer", getattr(cpu_hidden, name))))
         for module, part in KERNELS.items():
             for _, kind in inspect.getmembers(module, inspect.isclass):
                 if not issubclass(kind, torch.autograd.Function) or kind.__module__ != module.__name__:
