@@ -21,11 +21,26 @@ def test_value_and_gradient_are_those_of_the_product_in_float64(shape):
     wide = [t.detach().double().requires_grad_() for t in inputs]
     if not has_affine(*inputs[:2]):
         pytest.skip("this build of torch has no oneDNN")
-    value, exact = affine(*inputs), wide[0] @ wide[1] + wide[2]
+    value, exact = affine(inputs[0], inputs[1:])[0], wide[0] @ wide[1] + wide[2]
     slope = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
     found, right = torch.autograd.grad(value, inputs, slope), torch.autograd.grad(exact, wide, slope.double())
     for ours, theirs in zip((value, *found), (exact, *right), strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_several_maps_are_each_of_them():
+    x, weight, bias = (t.requires_grad_() for t in _case(128, 64, n_out=600))
+    other, shift = (t.requires_grad_() for t in _case(128, 64, n_out=500)[1:])
+    if not has_affine(x, weight):
+        pytest.skip("this build of torch has no oneDNN")
+    inputs, slopes = (x, weight, bias, other, shift), (torch.randn(128, 600), torch.randn(128, 500))
+    both = affine(x, (weight, bias), (other, shift))
+    each = affine(x, (weight, bias)) + affine(x, (other, shift))
+    assert all(torch.equal(a, b) for a, b in zip(both, each, strict=True))
+    for a, b in zip(*(torch.autograd.grad(y, inputs, slopes) for y in (both, each)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+    frozen = affine(x.detach(), (weight.detach(), bias), (other, shift.detach()))
+    assert len(torch.autograd.grad(frozen, (bias, other), slopes)) == 2
 
 
 def test_same_bits_again():

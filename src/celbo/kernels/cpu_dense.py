@@ -31,41 +31,43 @@ def has_affine(x: Tensor, weight: Tensor) -> bool:
     return plain and x.numel() * weight.shape[1] >= _LEAST and _has_onednn()
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return x @ weight + bias; differentiable once.
+def affine(x: Tensor, *maps: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Return x @ weight + bias of each map; differentiable once.
 
     Parameters
     ----------
     x
         (..., in) float32.
-    weight
-        (in, out) float32.
-    bias
-        (out,) float32.
+    maps
+        Weight, (in, out) float32, and bias, (out,) float32, of each.
     """
-    out: Tensor = _Affine.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return out
+    out: tuple[Tensor, ...] = _Affine.apply(x, *(t for pair in maps for t in pair))  # type: ignore[no-untyped-call]
+    return list(out)
 
 
 class _Affine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1])
-        ctx.save_for_backward(rows, weight)
+        weights, biases = parameters[::2], parameters[1::2]
+        ctx.save_for_backward(rows, *weights)
         ctx.shape = x.shape
-        return _times_turned(rows, weight.t(), bias).view(*x.shape[:-1], weight.shape[1])
+        pairs = zip(weights, biases, strict=True)
+        return tuple(_times_turned(rows, w.t(), b).view(*x.shape[:-1], w.shape[1]) for w, b in pairs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
-        grad = grad.reshape(-1, weight.shape[1])
-        need = ctx.needs_input_grad
-        return (
-            _times_turned(grad, weight).view(ctx.shape) if need[0] else None,
-            _times_turned(rows.t(), grad.t()) if need[1] else None,
-            grad.sum(0) if need[2] else None,
-        )
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, *weights = ctx.saved_tensors
+        need, by_x, by_parameters = ctx.needs_input_grad, None, []
+        for i, (weight, of_one) in enumerate(zip(weights, grads, strict=True)):
+            grad = of_one.reshape(-1, weight.shape[1])
+            if need[0]:
+                own = _times_turned(grad, weight)
+                by_x = own if by_x is None else by_x.add_(own)
+            by_parameters.append(_times_turned(rows.t(), grad.t()) if need[1 + 2 * i] else None)
+            by_parameters.append(grad.sum(0) if need[2 + 2 * i] else None)
+        return (None if by_x is None else by_x.view(ctx.shape), *by_parameters)
 
 
 def _times_turned(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:

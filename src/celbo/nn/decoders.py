@@ -71,4 +71,5 @@ class CountDecoder(nn.Module):
             z = torch.cat([z, beside.expand(z.shape[0], *beside.shape)], -1)
         codes = covariate_codes(batch, with_batch=self._batch_is_coded)
         h = self.hidden(z, codes, generator, first=self.first)  # (samples, cells, hidden)
-        return {name: self.shifts[name](head(h), codes) for name, head in self.heads.items()}
+        out = GeneLinear.together(h, [self.head(name) for name in self.heads])
+        return {name: self.shifts[name](y, codes) for name, y in zip(self.heads, out, strict=True)}

@@ -112,8 +112,16 @@ class GeneLinear(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Return h @ weight + bias, (..., genes) for h (..., in)."""
-        if has_affine(h, self.weight):
-            return affine(h, self.weight, self.bias)
+        return self.together(h, [self])[0]
+
+    @staticmethod
+    def together(h: Tensor, layers: Sequence[GeneLinear]) -> list[Tensor]:
+        """Return the result of each of several layers for the same h, in one operation where there is one."""
+        if has_affine(h, layers[0].weight):
+            return affine(h, *((layer.weight, layer.bias) for layer in layers))
+        return [layer._plain(h) for layer in layers]
+
+    def _plain(self, h: Tensor) -> Tensor:
         rows = h.reshape(-1, h.shape[-1])
         return torch.addmm(self.bias, rows, self.weight).view(*h.shape[:-1], self.weight.shape[1])
 
