@@ -180,10 +180,17 @@ class OneSet:
         machine.write_json(path, told | {"about": machine.about(self.args.threads)})
         return told
 
+    def peer_seeds(self) -> list[int]:
+        """Return the seeds of the peer that are asked for, or those that are kept."""
+        if self.args.peer_seeds:
+            return list(self.args.peer_seeds)
+        kept = CURVES.glob(f"{self.name}_{self.args.likelihood}_*.json")
+        return sorted(int(path.stem.rsplit("_", 1)[1]) for path in kept) or [0]
+
     def beside(self, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """Return for each seed our training beside the peer's seconds per epoch, timed in turns, and its curves."""
         out = []
-        curves = [self.peer_curve(seed) for seed in self.args.peer_seeds]
+        curves = [self.peer_curve(seed) for seed in self.peer_seeds()]
         with self.worker("celbo") as ours, self.worker("scvi-tools") as peer:
             for seed in seeds:
                 others = machine.Others([os.getpid(), ours.pid, peer.pid])
@@ -289,7 +296,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer", type=Path, default=machine.PEER)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=REAL)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--peer-seeds", nargs="+", type=int, default=[0], help="of the peer's curves")
+    parser.add_argument("--peer-seeds", nargs="+", type=int, help="of the peer's curves; by default those kept, or 0")
     parser.add_argument("--likelihood", choices=["nb", "zinb"], default="nb", help="of both sides")
     parser.add_argument("--genes", type=int, default=2_000)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of each side")
@@ -310,7 +317,7 @@ def run_set(name: str, args: argparse.Namespace, result: dict[str, Any]) -> None
     if not seeds and not args.curves_only:
         return
     one = OneSet(name, args)
-    for seed in args.peer_seeds:
+    for seed in one.peer_seeds():
         one.peer_curve(seed)
     if args.curves_only:
         return

@@ -185,8 +185,9 @@ def beside_the_peer() -> list[str]:
     return [
         "## Beside scvi-tools 1.4.2",
         "",
-        "The whole default training of both, by `benchmarks/time_to_quality.py`: ours as it comes; the peer's 400 epochs, of",
-        "which the seconds of an epoch are timed beside ours and the ELBO was looked at after each. The same cells judge.",
+        "The whole default training of both, by `benchmarks/time_to_quality.py`: ours as it comes; the peer's 400",
+        "epochs, of which the seconds of an epoch are timed beside ours and the ELBO was looked at after each. The same",
+        "cells judge.",
         f"Machine: {about['cpu']}, {about['threads']} threads; commit {about['commit']}.",
         "",
         markdown(pd.DataFrame(rows).T.astype(float).round(3)),
