@@ -65,7 +65,7 @@ SETS = {  # the last one only where it is asked for
     "pbmc_3_chemistries": RealSet("pbmc_3chemistries_symphony_1200c_1764g.h5ad", "batch"),
     "pbmc10k": RealSet("citeseq_pbmc10k_pbmc5k_totalvi_4000g.h5ad", "batch"),
     "zeisel": RealSet("zeisel_cortex_subset_1464c_1000g_ERCC.h5ad"),
-    "cortex": RealSet("multiome_snareseq_mouse_cortex_10309c.h5ad", "batch", modality="RNA"),
+    "cortex": RealSet("multiome_snareseq_mouse_cortex_10309c.h5ad", "batch", modality="Gene Expression"),
     "simulated_200k": RealSet("", "batch", None, simulated=Data(200_000, 2_000, 0.13)),
 }
 REAL = [name for name, real in SETS.items() if real.simulated is None]
