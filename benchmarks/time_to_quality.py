@@ -130,7 +130,8 @@ def quality(latent: np.ndarray, adata: AnnData, real: RealSet) -> dict[str, floa
         keep = np.ones(adata.n_obs, bool) if labels is None else known
         of_label = None if labels is None else labels[keep]
         out["batch_silhouette"] = evaluate.batch_silhouette(latent[keep], batch[keep], of_label)
-    return {name: machine.significant(value) for name, value in out.items()}
+    # none where it is not defined: batches without a label in common
+    return {name: machine.significant(value) for name, value in out.items() if math.isfinite(value)}
 
 
 # -- one set and seed ------------------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def compared(seed: int, ours: Mapping[str, Any], curves: Sequence[Mapping[str, A
     peer = {"elbo": end, "best_elbo_on_the_way": best, "best_epoch": mean(lambda c: c["curve"].index(max(c["curve"])))}
     epochs = curves[0]["epochs"]
     peer |= {"seeds": len(curves), "epochs": epochs, "seconds_per_epoch": epoch, "seconds": epoch * epochs}
-    of_peer = {name: [c[name] for c in curves] for name in QUALITY if name in curves[0]}
+    of_peer = {name: [c[name] for c in curves] for name in QUALITY if math.isfinite(curves[0].get(name, math.nan))}
     peer |= {name: statistics.fmean(values) for name, values in of_peer.items()}
     kept = ("elbo", "seconds", "seconds_to_build", "epochs", "best_epoch", "stopped", "batch_size", *QUALITY)
     mine = {name: ours[name] for name in kept if name in ours}
