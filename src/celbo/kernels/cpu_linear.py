@@ -1,9 +1,9 @@
 """The first layer on sparse counts: log1p(counts) @ weight + bias, forward and by the weight, in float32 on the CPU.
 
-The weight is genes-major, (genes, out), so that a stored count reads one contiguous row. Backwards the counts are
-turned to genes-major order first, so that a gene's row of the gradient is written once. Several rows are added at a
-time, which saves as many passes over the sum. Their order is that of the stored counts whatever the number of threads:
-the result is the same to the bit.
+The weight is genes-major, (genes, out), so that a stored count reads one contiguous row. Backwards a thread turns the
+counts of its genes to genes-major order first, so that a gene's row of the gradient is written once. Several rows are
+added at a time, which saves as many passes over the sum. Their order is that of the stored counts whatever the number
+of threads: the result is the same to the bit.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def by_weight(counts: tuple[Tensor, Tensor, Tensor], logs: Floats, grad: Tensor,
         Rows of the weight.
     """
     out = torch.empty(n_genes, grad.shape[1])
-    turned = _by_gene(counts[0].numpy(), counts[1].numpy(), logs, n_genes)
-    run_parallel(_backward, *turned, grad.contiguous().numpy(), out.numpy())
+    n_ranges = 2 * torch.get_num_threads()
+    arrays = (counts[0].numpy(), counts[1].numpy(), logs, grad.contiguous().numpy(), out.numpy())
+    run_parallel(_backward, *arrays, n_ranges)
     return out
 
 
@@ -116,26 +117,45 @@ def forward(
         _add_rows(genes[first:last], logs[first:last], weight, out[cell])
 
 
-@compiled()
-def _by_gene(indptr: Integers, genes: Integers, logs: Floats, n_genes: int) -> tuple[Integers, Any, Floats]:
-    """Return the stored counts in the order of the genes, the cells ascending: end of each gene, cells, logs."""
-    ends = np.zeros(n_genes + 1, np.int64)
-    for k in range(genes.size):
-        ends[genes[k] + 1] += 1
-    for g in range(n_genes):
-        ends[g + 1] += ends[g]
-    cells, turned = np.empty(genes.size, np.int32), np.empty(genes.size, np.float32)
-    for cell in range(indptr.size - 1):
-        for k in range(indptr[cell], indptr[cell + 1]):
-            to = ends[genes[k]]
-            cells[to], turned[to] = cell, logs[k]
-            ends[genes[k]] = to + 1
-    return ends, cells, turned
-
-
 @compiled(parallel=True)
-def _backward(ends: Integers, cells: Any, logs: Floats, grad: Floats, out: Floats) -> None:
-    for gene in prange(out.shape[0]):
-        first, last = ends[gene - 1] if gene > 0 else 0, ends[gene]
-        out[gene] = np.float32(0)
-        _add_rows(cells[first:last], logs[first:last], grad, out[gene])
+def _backward(indptr: Integers, genes: Integers, logs: Floats, grad: Floats, out: Floats, n_ranges: int) -> None:
+    for r in prange(n_ranges):
+        _range(indptr, genes, logs, grad, out, r * out.shape[0] // n_ranges, (r + 1) * out.shape[0] // n_ranges)
+
+
+@compiled()
+def _range(
+    indptr: Integers, genes: Integers, logs: Floats, grad: Floats, out: Floats, low: int, high: int
+) -> None:  # fmt: skip
+    """Fill the rows of the genes from `low` to before `high`, by their counts in the order of genes, then cells."""
+    n_cells = indptr.size - 1
+    starts, stops, ends = np.empty(n_cells, np.int64), np.empty(n_cells, np.int64), np.zeros(high - low + 1, np.int64)
+    for cell in range(n_cells):
+        starts[cell] = _first_at_least(genes, indptr[cell], indptr[cell + 1], low)
+        stops[cell] = _first_at_least(genes, starts[cell], indptr[cell + 1], high)
+        for k in range(starts[cell], stops[cell]):
+            ends[genes[k] - low + 1] += 1
+    for g in range(high - low):
+        ends[g + 1] += ends[g]
+    cells, turned = np.empty(ends[-1], np.int32), np.empty(ends[-1], np.float32)
+    for cell in range(n_cells):
+        for k in range(starts[cell], stops[cell]):
+            to = ends[genes[k] - low]
+            cells[to], turned[to] = cell, logs[k]
+            ends[genes[k] - low] = to + 1
+    for g in range(high - low):
+        first, last = ends[g - 1] if g > 0 else 0, ends[g]
+        out[low + g] = np.float32(0)
+        _add_rows(cells[first:last], turned[first:last], grad, out[low + g])
+
+
+@compiled()
+def _first_at_least(genes: Integers, start: int, stop: int, gene: int) -> int:
+    """Return the first position of ascending genes, from `start` to `stop`, that holds at least `gene`."""
+    while start < stop:
+        middle = (start + stop) // 2
+        if genes[middle] < gene:
+            start = middle + 1
+        else:
+            stop = middle
+    return start
