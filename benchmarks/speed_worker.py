@@ -58,9 +58,15 @@ class Side(ABC):
     def held_out(self, model: Any, cells: list[int], n_samples: int) -> float:
         """Return the ELBO in nats per cell, each divergence at full weight."""
 
-    @abstractmethod
     def calls(self, model: Any, job: Job) -> dict[str, Callable[[], Any]]:
-        """Return the getters that can be timed, by name."""
+        """Return the getters that can be timed, by name: the same on both sides."""
+        some = None if job["cells"] is None else np.arange(job["cells"])
+        return {
+            "latent": model.get_latent_representation,
+            "latent_512": lambda: model.get_latent_representation(batch_size=512),
+            "normalized_expression": lambda: model.get_normalized_expression(indices=some, return_numpy=True),
+            "elbo": model.get_elbo,
+        }
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -179,15 +185,6 @@ class Celbo(Side):
     def held_out(self, model: Any, cells: list[int], n_samples: int) -> float:
         return float(model.get_elbo(indices=cells, n_samples=n_samples))
 
-    def calls(self, model: Any, job: Job) -> dict[str, Callable[[], Any]]:
-        some = None if job["cells"] is None else np.arange(job["cells"])
-        return {
-            "latent": model.get_latent_representation,
-            "latent_512": lambda: model.get_latent_representation(batch_size=512),
-            "normalized_expression": lambda: model.get_normalized_expression(indices=some, return_numpy=True),
-            "elbo": model.get_elbo,
-        }
-
 
 class ScviTools(Side):
     """The peer's side."""
@@ -237,15 +234,6 @@ class ScviTools(Side):
         finally:
             model.module.train(was_training)
             _set_random_state(state)
-
-    def calls(self, model: Any, job: Job) -> dict[str, Callable[[], Any]]:
-        some = None if job["cells"] is None else np.arange(job["cells"])
-        return {
-            "latent": model.get_latent_representation,
-            "latent_512": lambda: model.get_latent_representation(batch_size=512),
-            "normalized_expression": lambda: model.get_normalized_expression(indices=some, return_numpy=True),
-            "elbo": model.get_elbo,
-        }
 
 
 class _Listener(logging.Handler):
