@@ -101,13 +101,12 @@ def hand_over(adata: AnnData, real: RealSet, path: Path) -> None:
     np.savez(path, **whole)
 
 
-_SPLIT = 0
-"""Seed of the split, the same for all seeds of the sides."""
+def thirds(n_cells: int) -> dict[str, list[int]]:
+    """Return the cells that judge (a tenth), those that stop, and those to train on (nine tenths of the others).
 
-
-def thirds(n_cells: int, seed: int = _SPLIT) -> dict[str, list[int]]:
-    """Return the cells that judge (a tenth), those that stop, and those to train on (nine tenths of the others)."""
-    order = np.random.default_rng([seed, 7]).permutation(n_cells)
+    The same for all seeds of the sides.
+    """
+    order = np.random.default_rng([0, 7]).permutation(n_cells)
     n_test = math.ceil(n_cells / 10)
     n_stop = math.floor((n_cells - n_test) / 10)
     parts = np.split(order, [n_test, n_test + n_stop])

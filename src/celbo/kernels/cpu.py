@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from celbo.kernels import cpu_rows as rows_
 
-__all__ = ["KINDS", "fused_log_prob", "run_parallel"]
+__all__ = ["KINDS", "as_array", "fused_log_prob", "run_parallel"]
 
 KINDS = {"nb": rows_.NB, "zinb": rows_.ZINB, "poisson": rows_.POISSON, "normal": rows_.NORMAL}
 """The likelihoods that have a fused kernel, by name."""
@@ -147,8 +147,11 @@ def _typed(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _array(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Array:
+    return as_array(_typed(tensor, dtype))
+
+
+def as_array(tensor: Tensor) -> Array:
     """Return a tensor as a contiguous array, the same memory where that is possible."""
-    tensor = _typed(tensor, dtype)
     return np.ascontiguousarray((tensor.detach() if tensor.requires_grad else tensor).numpy())
 
 

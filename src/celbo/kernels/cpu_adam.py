@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from celbo.kernels.cpu import run_parallel
-from celbo.kernels.cpu_rows import compiled
+from celbo.kernels.cpu_rows import SPLIT_SUMS, compiled
 
 __all__ = ["Constants", "adam_step", "blocks_of"]
 
@@ -111,7 +111,7 @@ def _step(
         _move(w, g, m, v, fixed, sizes[p], roots[p], kept[p])
 
 
-@compiled(flags=frozenset({"reassoc", "nsz"}))
+@compiled(flags=SPLIT_SUMS)
 def _sum_of_squares(g: Any) -> float:
     total = 0.0
     for i in range(g.size):

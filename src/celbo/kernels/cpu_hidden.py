@@ -17,9 +17,9 @@ import torch
 from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
 
-from celbo.kernels.cpu import run_parallel
+from celbo.kernels.cpu import as_array, run_parallel
 from celbo.kernels.cpu_linear import by_weight, forward
-from celbo.kernels.cpu_rows import compiled
+from celbo.kernels.cpu_rows import SPLIT_SUMS, compiled
 
 __all__ = ["Norm", "hidden_layer", "random_mask"]
 
@@ -115,18 +115,18 @@ class _HiddenLayer(torch.autograd.Function):
         if call.counts is not None:
             y = np.empty((call.counts[0].shape[0] - 1, gamma.shape[0]), np.float32)
             ctx.logs = np.empty(call.counts[2].shape[0], np.float32)
-            run_parallel(forward, *map(_array, call.counts), ctx.logs, _array(weight), _array(bias), y)
+            run_parallel(forward, *map(as_array, call.counts), ctx.logs, as_array(weight), as_array(bias), y)
         elif weight is not None:
             y = np.empty((x.shape[0], gamma.shape[0]), np.float32)
-            _affine(_array(x), _array(weight), _array(bias), y)
+            _affine(as_array(x), as_array(weight), as_array(bias), y)
         else:
-            y = _array(x).copy() if tables else _array(x)
+            y = as_array(x).copy() if tables else as_array(x)
         for table, codes in zip(tables, call.codes, strict=True):
-            _add_table(_array(table), _array(codes), y)
+            _add_table(as_array(table), as_array(codes), y)
         out, norm = torch.empty(y.shape), call.norm
         ctx.moments = np.empty((2, y.shape[1]), np.float32)
-        running = (_array(norm.running_mean), _array(norm.running_variance))
-        parameters = (_array(gamma), _array(beta), norm.eps, *running, norm.momentum)
+        running = (as_array(norm.running_mean), as_array(norm.running_variance))
+        parameters = (as_array(gamma), as_array(beta), norm.eps, *running, norm.momentum)
         _norm(y, *parameters, call.keep, call.seed, out.numpy(), ctx.moments)
         ctx.save_for_backward(x, weight, gamma, out, *tables)
         ctx.call, ctx.y = call, y
@@ -139,22 +139,18 @@ class _HiddenLayer(torch.autograd.Function):
         call, need = ctx.call, ctx.needs_input_grad
         slope, by_norm = torch.empty(out.shape), torch.empty(3, out.shape[1])
         factor = 65536 / call.keep if call.keep else 1.0
-        given = (_array(grad), ctx.y, _array(gamma), factor, _array(out), ctx.moments)
+        given = (as_array(grad), ctx.y, as_array(gamma), factor, as_array(out), ctx.moments)
         _norm_backward(*given, slope.numpy(), by_norm.numpy())
         by_tables = [torch.zeros(table.shape) for table in tables]
         for by_table, codes in zip(by_tables, call.codes, strict=True):
-            _sum_by_code(slope.numpy(), _array(codes), by_table.numpy())
+            _sum_by_code(slope.numpy(), as_array(codes), by_table.numpy())
         by_x, weight_slope = slope if weight is None else None, None
         if call.counts is not None:
             weight_slope = by_weight(call.counts, ctx.logs, slope, weight.shape[0]) if need[2] else None
         elif weight is not None:
             by_x, weight_slope = torch.empty(x.shape), torch.empty(weight.shape)
-            _affine_backward(_array(x), _array(weight), slope.numpy(), by_x.numpy(), weight_slope.numpy())
+            _affine_backward(as_array(x), as_array(weight), slope.numpy(), by_x.numpy(), weight_slope.numpy())
         return None, by_x, weight_slope, None if weight is None else by_norm[2], by_norm[0], by_norm[1], *by_tables
-
-
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().numpy()
 
 
 # -- compiled loops ----------------------------------------------------------------------------------------------------
@@ -174,7 +170,7 @@ def _affine(x: Any, weight: Any, bias: Any, out: Any) -> None:
                 row[j] += factor * column[j]
 
 
-@compiled(flags=frozenset({"reassoc", "nsz"}))
+@compiled(flags=SPLIT_SUMS)
 def _affine_backward(x: Any, weight: Any, slope: Any, by_x: Any, by_weight: Any) -> None:
     by_input, gradient = np.ascontiguousarray(weight.T), np.zeros((x.shape[1], slope.shape[1]), np.float32)
     for i in range(x.shape[0]):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from celbo.kernels.cpu_rows import compiled
+from celbo.kernels.cpu import as_array
+from celbo.kernels.cpu_rows import SPLIT_SUMS, compiled
 
 __all__ = ["gaussian_head"]
 
@@ -45,7 +46,7 @@ class _GaussianHead(torch.autograd.Function):
         shape = (h.shape[0], weight.shape[0] // 2)
         mean, scale, kl = torch.empty(shape), torch.empty(shape), torch.empty(shape[0])
         ctx.variance = np.empty(shape, np.float32)
-        inputs = (_array(h), _array(weight), _array(bias), np.float32(floor))
+        inputs = (as_array(h), as_array(weight), as_array(bias), np.float32(floor))
         _forward(*inputs, mean.numpy(), scale.numpy(), ctx.variance, kl.numpy())
         ctx.save_for_backward(h, weight, mean, scale)
         return mean, scale, kl
@@ -53,22 +54,18 @@ class _GaussianHead(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        h, weight, mean, scale = (_array(t) for t in ctx.saved_tensors)
+        h, weight, mean, scale = (as_array(t) for t in ctx.saved_tensors)
         by_h, by_weight, by_bias = torch.empty(h.shape), torch.empty(weight.shape), torch.empty(weight.shape[0])
-        slopes = (_array(grads[0]), _array(grads[1]), _array(grads[2]))
+        slopes = (as_array(grads[0]), as_array(grads[1]), as_array(grads[2]))
         out = (by_h.numpy(), by_weight.numpy(), by_bias.numpy())
         _backward(h, weight, mean, scale, *slopes, ctx.variance, *out)
         return by_h, by_weight, by_bias, None
 
 
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().numpy()
-
-
 _HALF, _ONE = np.float32(0.5), np.float32(1)
 
 
-@compiled(flags=frozenset({"reassoc", "nsz"}))
+@compiled(flags=SPLIT_SUMS)
 def _dot(a: Any, b: Any) -> Any:
     total = np.float32(0)
     for j in range(a.size):

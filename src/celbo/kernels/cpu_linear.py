@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from celbo.kernels.cpu import run_parallel
+from celbo.kernels.cpu import as_array, run_parallel
 from celbo.kernels.cpu_rows import compiled, log1p_row
 
 __all__ = ["by_weight", "forward", "log1p_linear"]
@@ -46,7 +46,7 @@ class _Log1pLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, indptr: Tensor, indices: Tensor, values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.logs, out = np.empty(values.shape[0], np.float32), torch.empty(indptr.shape[0] - 1, weight.shape[1])
-        parameters = (weight.detach().contiguous().numpy(), bias.detach().numpy())
+        parameters = (as_array(weight), as_array(bias))
         run_parallel(forward, indptr.numpy(), indices.numpy(), values.numpy(), ctx.logs, *parameters, out.numpy())
         ctx.save_for_backward(indptr, indices, values)
         ctx.n_genes = weight.shape[0]
@@ -76,7 +76,7 @@ def by_weight(counts: tuple[Tensor, Tensor, Tensor], logs: Floats, grad: Tensor,
     """
     out = torch.empty(n_genes, grad.shape[1])
     n_ranges = 2 * torch.get_num_threads()
-    arrays = (counts[0].numpy(), counts[1].numpy(), logs, grad.contiguous().numpy(), out.numpy())
+    arrays = (counts[0].numpy(), counts[1].numpy(), logs, as_array(grad), out.numpy())
     run_parallel(_backward, *arrays, n_ranges)
     return out
 
@@ -124,9 +124,7 @@ def _backward(indptr: Integers, genes: Integers, logs: Floats, grad: Floats, out
 
 
 @compiled()
-def _range(
-    indptr: Integers, genes: Integers, logs: Floats, grad: Floats, out: Floats, low: int, high: int
-) -> None:  # fmt: skip
+def _range(indptr: Integers, genes: Integers, logs: Floats, grad: Floats, out: Floats, low: int, high: int) -> None:
     """Fill the rows of the genes from `low` to before `high`, by their counts in the order of genes, then cells."""
     n_cells = indptr.size - 1
     starts, stops, ends = np.empty(n_cells, np.int64), np.empty(n_cells, np.int64), np.zeros(high - low + 1, np.int64)

@@ -29,7 +29,7 @@ _LOG_FACTORIAL = np.array([math.lgamma(i + 1) for i in range(_SMALL + 1)])
 _INVERSE = np.array([1 / max(i, 1) for i in range(_SMALL + 1)])
 _LANES, _CHUNK = 8, 64  # float64 numbers that a vector may hold, and counts evaluated together in float64
 _HALF_LOG_2PI = 0.9189385332046728
-_SPLIT_SUMS = frozenset({"reassoc", "nsz"})
+SPLIT_SUMS = frozenset({"reassoc", "nsz"})  # for `compiled`
 _GROUP = 8  # rows that a thread takes at a time
 _PARALLEL_ABOVE = 1 << 19  # entries; below, to wait for other threads costs more than a pass over them
 _BLOCK = 512  # genes summed in float32 before they join a float64 total, or that a thread takes at a time
@@ -250,7 +250,7 @@ _FAR, _NEAR = _f(1e-20), _f(-0.29)  # of a probability: where in logarithms, and
 _FEW_MIN, _FEW_MAX = _f(1e-9), _f(1e9)  # four factors between them stay within float32
 
 
-@compiled(flags=_SPLIT_SUMS)
+@compiled(flags=SPLIT_SUMS)
 def _sum(values: Any) -> float:
     """Return the sum of a row in float64, of float32 sums of blocks."""
     total = 0.0
@@ -263,7 +263,7 @@ def _sum(values: Any) -> float:
     return total
 
 
-@compiled(flags=_SPLIT_SUMS | {"nnan"})  # without NaN in mind, or it would not be vectorised; the exp will meet the NaN
+@compiled(flags=SPLIT_SUMS | {"nnan"})  # without NaN in mind, or it would not be vectorised; the exp will meet the NaN
 def _max(values: Any) -> Any:
     top = values[0]
     for j in range(values.size):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from celbo.data.minibatch import SparseRows
 from celbo.errors import OptionError
-from celbo.kernels import have_cpu_kernels, reference
+from celbo.kernels import cpu_kernels_take, reference
 from celbo.likelihoods.special import log_softplus
 
 __all__ = ["CountParameters", "Likelihood", "Link", "Route"]
@@ -122,8 +122,7 @@ class Likelihood(ABC):
         return self.log_prob_sparse(p, rows).sum(-1)
 
     def _has_fused(self, p: CountParameters) -> bool:
-        here = p.logits.device.type == "cpu" and p.logits.dtype == torch.float32
-        return here and self.name in _FUSED and have_cpu_kernels()
+        return self.name in _FUSED and cpu_kernels_take(p.logits)
 
     def _log_prob_fused(self, p: CountParameters, rows: SparseRows) -> Tensor:
         if not self._has_fused(p):

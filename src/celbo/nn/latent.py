@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from celbo.kernels import have_cpu_kernels
+from celbo.kernels import cpu_kernels_take
 
 __all__ = ["GaussianPosterior", "Latent"]
 
@@ -41,8 +41,7 @@ class GaussianPosterior:
 
         Its output, (cells, 2 D), is the means, then the log variances: the variance is `exp(.) + variance_floor`.
         """
-        plain = h.device.type == "cpu" and h.dtype == head.weight.dtype == torch.float32
-        if plain and h.shape[0] <= _FEW_CELLS and have_cpu_kernels():
+        if h.shape[0] <= _FEW_CELLS and cpu_kernels_take(h, head.weight):
             from celbo.kernels.cpu_latent import gaussian_head
 
             return cls(*gaussian_head(h, head.weight, head.bias, variance_floor))

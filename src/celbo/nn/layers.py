@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import embedding
 
 from celbo.data.minibatch import Minibatch, SparseRows
-from celbo.kernels import have_cpu_kernels
+from celbo.kernels import cpu_kernels_take, have_cpu_kernels
 from celbo.kernels.cpu_dense import affine, has_affine
 
 __all__ = [
@@ -31,7 +31,6 @@ _SPARSE = 0.3
 """Share of stored counts below which the sparse product is the faster one (docs/decisions.md)."""
 _FEW_INPUTS = 64
 """Inputs up to which a linear map on one thread, within the kernel of its layer, beats a call of torch's."""
-_FLOAT = torch.float32
 _BATCH_NORM_MOMENTUM, _BATCH_NORM_EPS = 0.01, 1e-3
 """Those of the original TensorFlow code of scVI (decay 0.99), kept by scvi-tools."""
 
@@ -88,9 +87,8 @@ class SparseLinear(nn.Module):
 
     def has_kernel(self, rows: SparseRows) -> bool:
         """Say whether these rows go through the sparse product."""
-        here = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 == rows.values.dtype
         sparse = rows.values.numel() < _SPARSE * rows.n_cells * rows.n_genes
-        return here and sparse and have_cpu_kernels()
+        return sparse and cpu_kernels_take(self.weight, rows.values)
 
 
 class GeneLinear(nn.Module):
@@ -244,11 +242,11 @@ class HiddenStack(nn.Module):
         return out
 
     def _has_kernel(self, x: Tensor | SparseRows) -> bool:
-        if not (self.training and self.config.batch_norm and self.layer_norm is None and have_cpu_kernels()):
+        if not (self.training and self.config.batch_norm and self.layer_norm is None):
             return False
         values, n_rows = (x.values, x.n_cells) if isinstance(x, SparseRows) else (x, x.shape[:-1].numel())
-        norm = self.batch_norms[0].weight
-        return values.device.type == norm.device.type == "cpu" and values.dtype == norm.dtype == _FLOAT and n_rows > 1
+        weight = self.batch_norms[0].weight
+        return isinstance(weight, Tensor) and n_rows > 1 and cpu_kernels_take(values, weight)
 
     def _fused(self, x: Any, linear_map: Any, i: int, codes: Tensor, generator: Generator | None) -> Tensor:
         """Return the layer of x in one pass."""
@@ -256,7 +254,7 @@ class HiddenStack(nn.Module):
 
         norm, shift, width = self.batch_norms[i], self.shifts[i], self.config.n_hidden
         assert isinstance(norm, nn.BatchNorm1d) and isinstance(shift, CovariateTables)
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
         inside: tuple[Tensor, Tensor] | None = None
         leading = (x.n_cells,) if isinstance(x, SparseRows) else x.shape[:-1]
         if isinstance(linear_map, SparseLinear) and linear_map.has_kernel(x):
@@ -265,6 +263,7 @@ class HiddenStack(nn.Module):
             x, inside = x.reshape(-1, linear_map.in_features), (linear_map.weight, linear_map.bias)
         else:
             x = (x if linear_map is None else linear_map(x)).reshape(-1, width)
+        norm.num_batches_tracked += 1
         dropped = self.config.dropout_position == "after" and self.dropout.training
         return hidden_layer(
             x,

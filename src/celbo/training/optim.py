@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from celbo.errors import OptionError
-from celbo.kernels import have_cpu_kernels
+from celbo.kernels import cpu_kernels_take
 from celbo.training.checkpoint import check_tensors
 from celbo.training.plan import TrainConfig
 
@@ -174,7 +174,7 @@ class Adam(Optimizer):
     def fused(self, params: list[Tensor], grads: list[Tensor], state: list[list[Tensor]], rate: float) -> Tensor | None:
         """Take a step of Adam by the kernel of the CPU, for contiguous float32."""
         steps, means, squares = state
-        if not have_cpu_kernels() or not all(map(_is_plain, params)):
+        if not (cpu_kernels_take(*params) and all(p.is_contiguous() for p in params)):
             return None
         from celbo.kernels.cpu_adam import Constants, adam_step, blocks_of
 
@@ -185,10 +185,6 @@ class Adam(Optimizer):
         constants, kept = Constants(_BETA1, _BETA2, self._eps, self._l2), np.array(self._kept(rate), np.float32)
         norms = adam_step((params, grads, means, squares, steps), self._blocks[1], constants, rate, kept)
         return torch.from_numpy(norms)
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous()
 
 
 class TensorFlowRMSprop(Optimizer):
