@@ -20,7 +20,7 @@ __all__ = ["CountParameters", "Likelihood", "Link", "Route"]
 
 Link = Literal["softmax", "exp", "softplus"]
 Route = Literal["auto", "reference", "torch", "fused"]
-_FUSED = ("nb", "zinb", "poisson", "normal")
+_FUSED = ("nb", "zinb", "poisson", "zip", "normal")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class CountParameters:
     dropout_logits: Tensor | None = None
     """Logit of the zero-inflation probability; (samples, cells, genes)."""
     link: Link = "softmax"
+    class_logits: Tensor | None = None
+    """Logits of the classes of a piecewise categorical, (samples, cells, genes, n_classes + 1): the counts below
+    `n_classes` each, then all others together."""
 
     @cached_property
     def log_share(self) -> Tensor:
@@ -72,7 +75,25 @@ class CountParameters:
             self.theta_row,
             None if self.dropout_logits is None else change(self.dropout_logits),
             self.link,
+            None if self.class_logits is None else change(self.class_logits),
         )
+
+    @classmethod
+    def of_r_and_p(cls, *, log_r: Tensor, logit_p: Tensor, dropout_logits: Tensor | None = None) -> CountParameters:
+        """Return the parameters of the negative binomial of r failures and success probability p.
+
+        `p(x) = Gamma(x + r) / (Gamma(r) x!) p^x (1 - p)^r` has inverse dispersion r and mean `r p / (1 - p)`, so
+        `log mu = log r + logit p` without rounding.
+
+        Parameters
+        ----------
+        log_r, logit_p
+            (samples, cells, genes) each; `log_r` may also be a table (1, genes).
+        dropout_logits
+            Logit of the zero-inflation probability, (samples, cells, genes).
+        """
+        no_scale = logit_p.new_zeros(1, logit_p.shape[1])
+        return cls(log_r + logit_p, no_scale, log_r, dropout_logits=dropout_logits, link="exp")
 
 
 class Likelihood(ABC):
@@ -82,10 +103,15 @@ class Likelihood(ABC):
     """
 
     name: ClassVar[str]
-    has_dispersion: ClassVar[bool] = False
-    has_dropout: ClassVar[bool] = False
-    counts_only: ClassVar[bool] = True
+    has_dispersion: bool = False
+    has_dropout: bool = False
+    n_classes: int = 0
+    """Counts with a probability of their own, 0 to n_classes - 1: `class_logits` has one entry more; 0 for none."""
+    counts_only: bool = True
     """True where the support is 0, 1, 2, ..."""
+    comparable: bool = True
+    """Whether `log_prob` is the log-probability of the counts themselves, so that it can stand beside that of another
+    likelihood: a density's cannot, nor that of counts made binary."""
 
     @abstractmethod
     def log_prob_entries(self, p: CountParameters, x: Tensor) -> Tensor:
@@ -127,7 +153,7 @@ class Likelihood(ABC):
     def _log_prob_fused(self, p: CountParameters, rows: SparseRows) -> Tensor:
         if not self._has_fused(p):
             raise OptionError(
-                "takes float32 tensors on the CPU, of the likelihoods nb, zinb, poisson and normal",
+                "takes float32 tensors on the CPU, of the likelihoods nb, zinb, poisson, zip and normal",
                 where="route 'fused'",
                 value=f"{self.name}, {p.logits.dtype} on {p.logits.device}",
                 fix="Use route='auto'.",
@@ -153,6 +179,10 @@ class Likelihood(ABC):
     @abstractmethod
     def mean(self, p: CountParameters) -> Tensor:
         """Mean of each entry, (samples, cells, genes)."""
+
+    def mean_without_inflation(self, p: CountParameters) -> Tensor:
+        """Mean of each entry had no zero been put in, (samples, cells, genes); the mean without inflation."""
+        return self.mean(p)
 
     @abstractmethod
     def variance(self, p: CountParameters) -> Tensor:

@@ -23,7 +23,7 @@ from celbo.likelihoods import negative_binomial as nb
 from celbo.likelihoods.base import CountParameters, Likelihood
 from celbo.likelihoods.sparse import EntryTerms, Terms, entries_log_prob
 
-__all__ = ["ZeroInflatedNegativeBinomial"]
+__all__ = ["ZeroInflatedNegativeBinomial", "dropout_of", "inflated"]
 
 
 class ZeroInflatedNegativeBinomial(Likelihood):
@@ -43,39 +43,48 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     def mean(self, p: CountParameters) -> Tensor:
         """`(1 - pi) mu`, (samples, cells, genes)."""
-        return (p.log_mean + logsigmoid(-_dropout(p))).exp()
+        return (p.log_mean + logsigmoid(-dropout_of(p))).exp()
+
+    def mean_without_inflation(self, p: CountParameters) -> Tensor:
+        """`mu`, (samples, cells, genes)."""
+        return p.log_mean.exp()
 
     def variance(self, p: CountParameters) -> Tensor:
         """`(1 - pi) mu (1 + mu / theta + pi mu)`, (samples, cells, genes)."""
-        per_mean = 1 + (p.log_mean - p.log_theta_entries).exp() + (p.log_mean + logsigmoid(_dropout(p))).exp()
+        per_mean = 1 + (p.log_mean - p.log_theta_entries).exp() + (p.log_mean + logsigmoid(dropout_of(p))).exp()
         return self.mean(p) * per_mean
 
     @torch.no_grad()
     def sample(self, p: CountParameters, generator: torch.Generator | None = None) -> Tensor:
         """One draw of each entry: a negative binomial's, or zero with probability pi; (samples, cells, genes)."""
         counts = nb.gamma_poisson_draw(p, generator)
-        dropped = torch.bernoulli(_dropout(p).sigmoid().expand_as(counts), generator=generator).bool()
+        dropped = torch.bernoulli(dropout_of(p).sigmoid().expand_as(counts), generator=generator).bool()
         return counts.masked_fill(dropped, 0)
 
 
-def _dropout(p: CountParameters) -> Tensor:
+def dropout_of(p: CountParameters) -> Tensor:
+    """Return the logit of the zero-inflation probability, which must be there."""
     assert p.dropout_logits is not None
     return p.dropout_logits
 
 
-def _zero(log_mu: Tensor, log_theta: Tensor, d: Tensor, wanted: bool) -> Terms:
-    log_nb, nb_gradients = nb.zero(log_mu, log_theta, wanted=wanted)
-    value = torch.logaddexp(d.clamp(max=0), log_nb - d.clamp(min=0)) - torch.log1p((-d.abs()).exp())
-    if not wanted:
-        return value, ()
-    drawn = (log_nb - d).sigmoid()
-    by_dropout = (d - log_nb).sigmoid() * (-d).sigmoid() * -torch.expm1(log_nb)
-    return value, (*(drawn * g for g in nb_gradients[:2] if g is not None), by_dropout)
+def inflated(base: EntryTerms) -> EntryTerms:
+    """Return the terms of a distribution of counts with additional zeros."""
+
+    def zero(log_mu: Tensor, log_theta: Tensor | None, d: Tensor, wanted: bool) -> Terms:
+        log_drawn, gradients = base.zero(log_mu, log_theta, None, wanted)
+        value = torch.logaddexp(d.clamp(max=0), log_drawn - d.clamp(min=0)) - torch.log1p((-d.abs()).exp())
+        if not wanted:
+            return value, ()
+        drawn = (log_drawn - d).sigmoid()
+        by_dropout = (d - log_drawn).sigmoid() * (-d).sigmoid() * -torch.expm1(log_drawn)
+        return value, (*(None if g is None else drawn * g for g in gradients[:2]), by_dropout)
+
+    def stored(x: Tensor, log_mu: Tensor, log_theta: Tensor | None, d: Tensor, wanted: bool) -> Terms:
+        log_drawn, gradients = base.stored(x, log_mu, log_theta, None, wanted)
+        return logsigmoid(-d) + log_drawn, ((*gradients[:2], -d.sigmoid()) if wanted else ())
+
+    return EntryTerms(zero, stored)
 
 
-def _stored(x: Tensor, log_mu: Tensor, log_theta: Tensor, d: Tensor, wanted: bool) -> Terms:
-    log_nb, nb_gradients = nb.stored(x, log_mu, log_theta, wanted=wanted)
-    return logsigmoid(-d) + log_nb, ((*nb_gradients[:2], -d.sigmoid()) if wanted else ())
-
-
-_TERMS = EntryTerms(_zero, _stored)
+_TERMS = inflated(nb.NB_TERMS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -20,6 +20,7 @@ import torch
 from celbo.data.cells import CellData, open_anndata
 from celbo.data.schema import Schema
 from celbo.errors import InputError, NotTrainedError
+from celbo.models.denoising import Denoising
 from celbo.models.options import (
     Indices,
     batch_codes,
@@ -38,11 +39,26 @@ from celbo.training.plan import TrainConfig
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["CountModel", "Model"]
+__all__ = ["CountModel", "Fitting", "Model"]
 
 ConfigT = TypeVar("ConfigT")
 Asked = tuple[CellData, npt.NDArray[np.int64]]
 """The data asked about, and the positions of the cells in them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """What was asked of `Model.train`, checked."""
+
+    plan: TrainConfig
+    given: tuple[str, ...]
+    """Options of the plan that were given as keywords."""
+    train_indices: npt.NDArray[np.int64] | None
+    validation_indices: npt.NDArray[np.int64] | None
+    device: str
+    progress: bool | None
+    checkpoint_dir: str | Path | None
+    resume: bool
 
 
 class Model(Generic[ConfigT]):
@@ -156,26 +172,46 @@ class Model(Generic[ConfigT]):
             "kl_warmup": kl_warmup,
             "n_threads": n_threads,
         }
-        resolved = replace(plan or TrainConfig(), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-        data = self._own_data()
-        self.fitted = fit(
-            self.network,
-            data,
-            resolved,
-            seed=self.seed,
-            train_indices=None if train_indices is None else positions(train_indices, data.n_cells, "train_indices"),
-            validation_indices=None
-            if validation_indices is None
-            else positions(validation_indices, data.n_cells, "validation_indices"),
+        named = {k: v for k, v in given.items() if v is not None}
+        n_cells = self._own_data().n_cells
+        cells = {"train_indices": train_indices, "validation_indices": validation_indices}
+        asked = Fitting(
+            plan=replace(plan or self.default_plan(), **named),  # type: ignore[arg-type]
+            given=tuple(named),
+            **{k: None if v is None else positions(v, n_cells, k) for k, v in cells.items()},
             device=device,
             progress=progress,
             checkpoint_dir=checkpoint_dir,
             resume=resume,
-            fingerprint={"model": type(self).__name__, "config": config_dict(self.config)},
-            prepare=not self.is_trained,
         )
+        self.fitted = self._fit(asked)
         self.network.eval()
         return self
+
+    def default_plan(self) -> TrainConfig:
+        """Return the plan that `train` follows where none is given."""
+        return TrainConfig()
+
+    def _fit(self, asked: Fitting) -> FitResult:
+        """Train the network by gradients; a system that is fitted otherwise replaces this."""
+        return fit(
+            self.network,
+            self._own_data(),
+            asked.plan,
+            seed=self.seed,
+            train_indices=asked.train_indices,
+            validation_indices=asked.validation_indices,
+            device=asked.device,
+            progress=asked.progress,
+            checkpoint_dir=asked.checkpoint_dir,
+            resume=asked.resume,
+            fingerprint=self._fingerprint(),
+            prepare=not self.is_trained,
+        )
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Return what tells a checkpoint of this model from others."""
+        return {"model": type(self).__name__, "config": config_dict(self.config)}
 
     @property
     def is_trained(self) -> bool:
@@ -292,7 +328,7 @@ class Model(Generic[ConfigT]):
         return f"{type(self).__name__}({s.n_genes} genes, {s.n_batches} batches, {state})"
 
 
-class CountModel(Model[ConfigT]):
+class CountModel(Denoising, Model[ConfigT]):
     """A model of counts: expression, evidence and samples besides the latent state."""
 
     def get_normalized_expression(

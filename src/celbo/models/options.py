@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -35,19 +35,42 @@ def config_dict(config: Any) -> dict[str, Any]:
 
 
 def check_config(config: Any) -> None:
-    """Check every field of a configuration against its type: choices of literals, positive sizes, rates in [0, 1)."""
-    for name, kind in get_type_hints(type(config)).items():
-        value = getattr(config, name)
+    """Check every field of a configuration against its type: choices of literals, positive sizes, rates in [0, 1).
+
+    A configuration class may say otherwise for some fields in `limits`, as (test of a value, what it must be).
+    """
+    limits: dict[str, tuple[Callable[[Any], bool], str]] = getattr(config, "limits", {})
+    kinds = get_type_hints(type(config))
+    for name in (f.name for f in fields(config)):
+        kind, value = kinds[name], getattr(config, name)
+        if name in limits:
+            holds, expected = limits[name]
+            if not _true_of(holds, value):
+                raise OptionError("has an impossible value", where=f"{name}={value!r}", fix=f"It must be {expected}.")
+            continue
+        if kind == tuple[int, ...] and not (isinstance(value, tuple) and all(_is_size(v) for v in value)):
+            raise OptionError("is not a tuple of positive whole numbers", where=f"{name}={value!r}")
         if get_origin(kind) is Literal and value not in get_args(kind):
             raise OptionError(
                 "is not a choice", where=f"{name}={value!r}", fix=nearest(str(value), map(str, get_args(kind)))
             )
-        if kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if kind is int and not _is_size(value):
             raise OptionError("is not a positive whole number", where=f"{name}={value!r}")
         if kind is float and (not isinstance(value, int | float) or not 0 <= value < 1):
             raise OptionError("is not between 0 and 1", where=f"{name}={value!r}")
         if kind is bool and not isinstance(value, bool):
             raise OptionError("is not True or False", where=f"{name}={value!r}")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _true_of(holds: Callable[[Any], bool], value: Any) -> bool:
+    try:
+        return bool(holds(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def requires_counts(config: Any) -> bool:

@@ -151,7 +151,7 @@ class SCVINetwork(nn.Module):
         if config.initialisation == "truncated-normal":
             _truncated_normal(self)
 
-    def encode(self, batch: Minibatch, generator: Generator | None = None) -> Latent:
+    def encode(self, batch: Minibatch, generator: Generator | None = None) -> Latent[GaussianPosterior]:
         """q(z | x) and, where the library size is latent, q(log l | x)."""
         beside = self._beside(batch) if self.config.encode_covariates else None
         z = self.z_encoder(batch, generator, beside=beside)
@@ -159,7 +159,11 @@ class SCVINetwork(nn.Module):
         return Latent(z, library)
 
     def sample_latent(
-        self, latent: Latent, batch: Minibatch, n_samples: int = 1, generator: Generator | None = None
+        self,
+        latent: Latent[GaussianPosterior],
+        batch: Minibatch,
+        n_samples: int = 1,
+        generator: Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw z (samples, cells, latent) and the log library size (samples or 1, cells) from the posterior."""
         z = latent.z.sample(n_samples, generator)
@@ -188,7 +192,7 @@ class SCVINetwork(nn.Module):
         parameters = self.decode(z, log_library, batch, step.generator)
         return Loss(-self.likelihood.log_prob(parameters, batch.rows)[0], self.kl(latent, batch))
 
-    def kl(self, latent: Latent, batch: Minibatch) -> dict[str, Tensor]:
+    def kl(self, latent: Latent[GaussianPosterior], batch: Minibatch) -> dict[str, Tensor]:
         """Analytic divergences from the priors; each (cells,)."""
         divergences = {"z": latent.z.kl_to(0.0, 1.0)}
         if latent.library is not None:
@@ -202,7 +206,7 @@ class SCVINetwork(nn.Module):
             log_p = log_p + GaussianPosterior(*self._library_prior(batch)).log_prob(log_library[..., None])
         return log_p
 
-    def log_posterior(self, z: Tensor, log_library: Tensor, latent: Latent) -> Tensor:
+    def log_posterior(self, z: Tensor, log_library: Tensor, latent: Latent[GaussianPosterior]) -> Tensor:
         """Log q(z | x) (+ log q(log l | x)), (samples, cells)."""
         log_q = latent.z.log_prob(z)
         return log_q if latent.library is None else log_q + latent.library.log_prob(log_library[..., None])

@@ -114,7 +114,7 @@ def _lognormal_mean(q: GaussianPosterior) -> Tensor:
 
 def _mean_state(network: Network, block: Block, mc_samples: int) -> Tensor:
     """Posterior mean of the transformed state, (cells, latent): exact where the transform is the identity."""
-    mean = block.latent.z.mean
+    mean: Tensor = block.latent.z.mean
     if torch.equal(network.transform_latent(mean), mean):
         return mean
     total = torch.zeros(mean.shape, dtype=torch.float64)

@@ -48,11 +48,11 @@ class Network(Protocol):
 
     likelihood: Likelihood
 
-    def encode(self, batch: Minibatch) -> Latent:
+    def encode(self, batch: Minibatch) -> Latent[Any]:
         """Return the posterior of the cells."""
 
     def sample_latent(
-        self, latent: Latent, batch: Minibatch, n_samples: int, generator: Generator | None
+        self, latent: Latent[Any], batch: Minibatch, n_samples: int, generator: Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Draw z (samples, cells, latent) and the log library size (samples or 1, cells)."""
 
@@ -62,10 +62,10 @@ class Network(Protocol):
     def log_prior(self, z: Tensor, log_library: Tensor, batch: Minibatch) -> Tensor:
         """Return the log-density of the draws under the prior; (samples, cells)."""
 
-    def log_posterior(self, z: Tensor, log_library: Tensor, latent: Latent) -> Tensor:
+    def log_posterior(self, z: Tensor, log_library: Tensor, latent: Latent[Any]) -> Tensor:
         """Return the log-density of the draws under q; (samples, cells)."""
 
-    def kl(self, latent: Latent, batch: Minibatch) -> dict[str, Tensor]:
+    def kl(self, latent: Latent[Any], batch: Minibatch) -> dict[str, Tensor]:
         """Return the divergences from the priors; each (cells,)."""
 
     def transform_latent(self, z: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Block:
     start: int
     """Position of the first of them among the cells asked for."""
     batch: Minibatch
-    latent: Latent
+    latent: Latent[Any]
     generator: Generator
     """The noise of this block: the same for the same seed."""
 

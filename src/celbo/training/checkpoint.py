@@ -36,7 +36,7 @@ FORMAT_VERSION = 1
 KEEP = 2
 _TENSORS = ("weights", "best", "optimizer")
 _COUNTS = ("epoch", "step", "best_epoch", "retries")
-_COLUMNS = {"elbo_train", "elbo_validation", *TIMING_COLUMNS}
+_COLUMNS = {"reconstruction_train", *TIMING_COLUMNS}
 _NAME = re.compile(r"epoch-(\d{6,})")
 _MAX_STATE_BYTES = 256 * 2**20
 

@@ -8,7 +8,7 @@ Adam on the CPU is a kernel of ours, one pass over the weights that gives the no
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any, ClassVar
 
@@ -21,7 +21,16 @@ from celbo.kernels import cpu_kernels_take
 from celbo.training.checkpoint import check_tensors
 from celbo.training.plan import TrainConfig
 
-__all__ = ["Adam", "Optimizer", "TensorFlowRMSprop", "clip_gradients", "clips", "make_optimizer", "make_penalty"]
+__all__ = [
+    "Adam",
+    "KerasRMSprop",
+    "Optimizer",
+    "TensorFlowRMSprop",
+    "clip_gradients",
+    "clips",
+    "make_optimizer",
+    "make_penalty",
+]
 
 
 _BETA1, _BETA2 = 0.9, 0.999
@@ -61,7 +70,7 @@ class Optimizer(ABC):
         return None
 
     @torch.no_grad()
-    def step(self, learning_rate: float, clip: Callable[[list[Tensor], Tensor], None] | None = None) -> Tensor:
+    def step(self, learning_rate: float, clip: Callable[..., None] | None = None) -> Tensor:
         """Take a step with every parameter that has a gradient; return the norm of each gradient, (gradients,).
 
         Parameters
@@ -69,7 +78,8 @@ class Optimizer(ABC):
         learning_rate
             The learning rate.
         clip
-            Changes the gradients in place, given them and their norms; the returned norms are those before.
+            Changes the gradients in place, given them, their norms and the names of their parameters; the returned
+            norms are those before.
         """
         grads = [p.grad for p in self.parameters.values() if p.grad is not None]
         if not grads:
@@ -82,7 +92,7 @@ class Optimizer(ABC):
         if norms is None:
             norms = torch.stack(torch._foreach_norm(grads))
             if clip is not None:
-                clip(grads, norms)
+                clip(grads, norms, names=moved)
             self.update(params, grads, state, learning_rate)
         return norms
 
@@ -210,6 +220,25 @@ class TensorFlowRMSprop(Optimizer):
         torch._foreach_addcdiv_(params, grads, roots, value=-rate)
 
 
+class KerasRMSprop(Optimizer):
+    """RMSprop as Keras 2 has it: `a <- 0.9 a + 0.1 g^2` from a = 0, then `w <- w - lr * g / (sqrt(a) + 1e-7)`."""
+
+    keys = ("mean_square",)
+
+    def fresh(self, parameter: Tensor) -> tuple[Tensor, ...]:
+        """Return zeros."""
+        return (torch.zeros_like(parameter),)
+
+    def update(self, params: list[Tensor], grads: list[Tensor], state: list[list[Tensor]], rate: float) -> None:
+        """Take a step of RMSprop."""
+        (mean_squares,) = state
+        torch._foreach_mul_(mean_squares, 0.9)
+        torch._foreach_addcmul_(mean_squares, grads, grads, value=0.1)
+        roots = torch._foreach_sqrt(mean_squares)
+        torch._foreach_add_(roots, 1e-7)
+        torch._foreach_addcdiv_(params, grads, roots, value=-rate)
+
+
 def make_optimizer(plan: TrainConfig, network: nn.Module) -> Optimizer:
     """Return the plan's optimiser over the parameters of `network` that are to be trained."""
     parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -217,6 +246,8 @@ def make_optimizer(plan: TrainConfig, network: nn.Module) -> Optimizer:
         raise OptionError("has no parameter to train", where="the network", fix="Unfreeze at least one.")
     if plan.optimizer == "rmsprop":
         return TensorFlowRMSprop(parameters)
+    if plan.optimizer == "keras-rmsprop":
+        return KerasRMSprop(parameters)
     decay = plan.weight_decay or 0.0
     if plan.optimizer == "adam":
         return Adam(parameters, eps=plan.adam_eps, l2=decay)
@@ -227,20 +258,22 @@ def make_optimizer(plan: TrainConfig, network: nn.Module) -> Optimizer:
 
 def clips(plan: TrainConfig) -> bool:
     """Say whether the plan clips gradients at all."""
-    return plan.clip_value is not None or plan.clip_norm is not None
+    return plan.clip_value is not None or plan.clip_norm is not None or bool(plan.clip_values)
 
 
-def clip_gradients(plan: TrainConfig, grads: list[Tensor], norms: Tensor) -> None:
-    """Clip the gradients in place, each entry to `clip_value` and all together to `clip_norm`.
+def clip_gradients(plan: TrainConfig, grads: list[Tensor], norms: Tensor, *, names: Sequence[str] = ()) -> None:
+    """Clip the gradients in place: each entry to `clip_value`, all together to `clip_norm`, some to `clip_values`.
 
     Parameters
     ----------
     plan
-        The plan with its two bounds.
+        The plan with its bounds.
     grads
         Gradients of all parameters.
     norms
         The norm of each before clipping; (parameters,).
+    names
+        Names of the parameters, for `clip_values`.
     """
     if plan.clip_value is not None:
         torch._foreach_clamp_min_(grads, -plan.clip_value)
@@ -249,6 +282,10 @@ def clip_gradients(plan: TrainConfig, grads: list[Tensor], norms: Tensor) -> Non
     if plan.clip_norm is not None:
         factor = (plan.clip_norm / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(grads, factor.to(grads[0].dtype))
+    for pattern, bound in plan.clip_values:
+        for name, gradient in zip(names, grads, strict=False):
+            if fnmatch(name, pattern):
+                gradient.clamp_(-bound, bound)
 
 
 def make_penalty(plan: TrainConfig, network: nn.Module) -> Callable[[], Tensor] | None:

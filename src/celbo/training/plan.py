@@ -29,13 +29,30 @@ class Loss:
     """Kullback-Leibler divergences by latent variable ("z", "library"); each (cells,)."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """Further penalties by name; each (cells,) or a scalar."""
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """What a KL or an extra counts besides the plan's weight, such as the beta of a beta-VAE; 1 where none is given."""
+    is_bound: bool = True
+    """Whether reconstruction and KL make a bound on the evidence: False for a deterministic autoencoder."""
 
     def total(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Return the scalar to minimise: the mean over cells of each term times its weight (1 where none is given)."""
+        """Return the scalar to minimise: the mean over cells of each term times factor and weight (1 if not given)."""
         total = self.reconstruction
         for name, term in (*self.kl.items(), *self.extras.items()):
-            total = total.addcmul(term, weights[name]) if name in weights else total + term
+            factor = self.factors.get(name, 1.0)
+            total = total.addcmul(term, weights[name], value=factor) if name in weights else total + factor * term
         return total.mean()
+
+    @property
+    def has_objective(self) -> bool:
+        """Whether what is minimised at full weights is something else than minus the ELBO."""
+        return bool(self.extras or self.factors) or not self.is_bound
+
+    def objective(self) -> Tensor:
+        """Return minus what is minimised, every term at full weight: higher is better; (cells,)."""
+        negative = self.reconstruction
+        for name, term in (*self.kl.items(), *self.extras.items()):
+            negative = negative + self.factors.get(name, 1.0) * term
+        return -negative
 
     def elbo(self) -> Tensor:
         """Return the evidence lower bound of each cell, every KL at full weight; (cells,)."""
@@ -66,9 +83,9 @@ class TrainConfig:
     """Passes over the training cells."""
     batch_size: int | None = None
     """Cells in a minibatch."""
-    optimizer: Literal["adam", "adamw", "rmsprop"] = "adamw"
+    optimizer: Literal["adam", "adamw", "rmsprop", "keras-rmsprop"] = "adamw"
     """Optimiser; "adamw" is Adam with decoupled weight decay, "rmsprop" has TensorFlow 1's constants (decay 0.9,
-    epsilon 1e-10, accumulator starting at one)."""
+    epsilon 1e-10, accumulator starting at one), "keras-rmsprop" those of Keras 2 (0.9, 1e-7, starting at zero)."""
     learning_rate: float | None = None
     """Learning rate; the peak of a one-cycle schedule."""
     adam_eps: float = 1e-8
@@ -79,8 +96,12 @@ class TrainConfig:
     """L1 penalties as (pattern of parameter names, strength): strength times the sum of absolute values."""
     l2: tuple[tuple[str, float], ...] = ()
     """L2 penalties as (pattern of parameter names, strength): strength times the sum of squares."""
-    schedule: Literal["one-cycle", "constant"] = "one-cycle"
-    """Learning rate over training: warm-up then cosine to zero, or constant."""
+    schedule: Literal["one-cycle", "constant", "plateau"] = "one-cycle"
+    """Learning rate over training: warm-up then cosine to zero, constant, or cut when the held-out objective stalls."""
+    plateau_patience: int = 10
+    """Epochs without improvement before a plateau schedule cuts the learning rate."""
+    plateau_factor: float = 0.1
+    """What a plateau schedule multiplies the learning rate by."""
     warmup_fraction: float = 0.15
     """Share of the steps in which a one-cycle schedule rises."""
     kl_warmup: float | int | None = None
@@ -93,6 +114,8 @@ class TrainConfig:
     """Epochs without improvement before early stopping."""
     min_delta: float = 0.0
     """Improvement of the held-out ELBO, in nats per cell, that counts as one."""
+    stop_on: Literal["validation", "train"] = "validation"
+    """Which cells early stopping looks at: those held out, or those trained on (older papers' rules)."""
     restore_best: bool = True
     """Return to the weights of the best held-out ELBO when training ends."""
     train_size: float = 0.9
@@ -101,6 +124,8 @@ class TrainConfig:
     """Largest norm of the whole gradient."""
     clip_value: float | None = None
     """Largest absolute value of an entry of the gradient."""
+    clip_values: tuple[tuple[str, float], ...] = ()
+    """The same for some parameters, as (pattern of names, bound); applied last, after `clip_norm`."""
     n_threads: int | None = None
     """Threads of torch; None leaves torch's setting. Bit-identical results need the same number."""
     checkpoint_every: int = 1
@@ -206,7 +231,7 @@ def _default_epochs(n_train: int) -> int:
 
 
 def _default_learning_rate(plan: TrainConfig, batch_size: int) -> float:
-    if plan.schedule == "constant" or plan.optimizer == "rmsprop":
+    if plan.schedule != "one-cycle" or plan.optimizer in ("rmsprop", "keras-rmsprop"):
         return 1e-3
     # 4e-3 for 32 cells, 8e-3 for 64, 16e-3 for 128 (docs/decisions.md); a larger batch bears no larger steps
     return 16e-3 * min(1.0, batch_size / 128)
@@ -247,16 +272,25 @@ def _is_penalties(value: Any) -> bool:
     return all(isinstance(pattern, str) and _is_not_negative(strength) for pattern, strength in value)
 
 
+_OPTIMIZERS = ("adam", "adamw", "rmsprop", "keras-rmsprop")
+
 _LIMITS: dict[str, tuple[Any, str]] = {
     "max_epochs": (_is_count, "a whole number of at least 1"),
     "batch_size": (lambda v: _is_count(v) and v >= 2, "a whole number of at least 2 (batch norm needs two cells)"),
-    "optimizer": (lambda v: v in ("adam", "adamw", "rmsprop"), "'adam', 'adamw' or 'rmsprop'"),
+    "optimizer": (lambda v: v in _OPTIMIZERS, f"one of {', '.join(map(repr, _OPTIMIZERS))}"),
     "learning_rate": (_is_positive, "a positive number"),
     "adam_eps": (_is_positive, "a positive number"),
     "weight_decay": (_is_not_negative, "0 or a positive number"),
     "l1": (_is_penalties, "pairs of a pattern of parameter names and a strength"),
     "l2": (_is_penalties, "pairs of a pattern of parameter names and a strength"),
-    "schedule": (lambda v: v in ("one-cycle", "constant"), "'one-cycle' or 'constant'"),
+    "schedule": (lambda v: v in ("one-cycle", "constant", "plateau"), "'one-cycle', 'constant' or 'plateau'"),
+    "plateau_patience": (_is_count, "a whole number of at least 1"),
+    "plateau_factor": (lambda v: 0 < v < 1, "between 0 and 1"),
+    "stop_on": (lambda v: v in ("validation", "train"), "'validation' or 'train'"),
+    "clip_values": (
+        lambda v: all(isinstance(p, str) and _is_positive(b) for p, b in v),
+        "pairs of a pattern of parameter names and a positive bound",
+    ),
     "warmup_fraction": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "kl_warmup": (_is_warmup, "a share of training between 0.0 and 1.0, or a whole number of epochs"),
     "kl_warmup_terms": (lambda v: not isinstance(v, str) and all(isinstance(t, str) for t in v), "a tuple of names"),

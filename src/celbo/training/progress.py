@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from celbo.training.history import monitored
+
 __all__ = ["Progress", "logger"]
 
 logger = logging.getLogger("celbo.training")
@@ -68,8 +70,9 @@ class Progress:
 
 
 def _elbo_text(row: Mapping[str, float]) -> str:
-    held_out = row["elbo_validation"]
-    return f"ELBO {row['elbo_train']:.2f}" + ("" if math.isnan(held_out) else f", held out {held_out:.2f}")
+    held_out = monitored(row)
+    name = "objective" if "objective_train" in row else "ELBO"
+    return f"{name} {monitored(row, 'train'):.2f}" + ("" if math.isnan(held_out) else f", held out {held_out:.2f}")
 
 
 def _has_watcher() -> bool:

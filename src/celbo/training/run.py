@@ -23,11 +23,11 @@ from celbo.errors import CelboWarning
 from celbo.training.checkpoint import Snapshot, check_tensors
 from celbo.training.device import derived_seed
 from celbo.training.guard import MAX_RETRIES, Guard, NonFinite, gave_up
-from celbo.training.history import TermSums, history_row, term_names, term_sums
+from celbo.training.history import TermSums, history_row, monitored, term_names, term_sums
 from celbo.training.optim import clip_gradients, clips, make_optimizer, make_penalty
 from celbo.training.plan import StepState, TrainConfig
 from celbo.training.progress import Progress
-from celbo.training.schedule import has_plateaued, kl_weight, one_cycle, warmup_epochs
+from celbo.training.schedule import has_plateaued, kl_weight, one_cycle, plateau_cuts, warmup_epochs
 
 __all__ = ["Run"]
 
@@ -65,10 +65,11 @@ class Run:
         assert plan.max_epochs is not None and plan.patience is not None and plan.kl_warmup is not None
         if self.good.epoch >= plan.max_epochs:
             return "finished"
-        if not (plan.early_stopping and len(self.split.validation)):
+        watched = self.split.validation if plan.stop_on == "validation" else self.split.train
+        if not (plan.early_stopping and len(watched)):
             return None
         plateau = has_plateaued(
-            [row["elbo_validation"] for row in rows],
+            [monitored(row, plan.stop_on) for row in rows],
             patience=plan.patience,
             min_delta=plan.min_delta,
             after=warmup_epochs(plan.kl_warmup, plan.max_epochs),
@@ -219,6 +220,10 @@ class Run:
     def _rate(self, step: int) -> float:
         if self.plan.schedule == "constant":
             return self._peak()
+        if self.plan.schedule == "plateau":
+            where = "validation" if len(self.split.validation) else "train"
+            curve = [monitored(row, where) for row in self.good.rows]
+            return self._peak() * self.plan.plateau_factor ** plateau_cuts(curve, patience=self.plan.plateau_patience)
         return self._peak() * one_cycle(step, self.n_steps, self.plan.warmup_fraction)
 
     def _kl_weight(self, step: int) -> float:
@@ -227,4 +232,4 @@ class Run:
 
 
 def _is_better(row: Mapping[str, float], good: Snapshot) -> bool:
-    return good.best_epoch < 0 or row["elbo_validation"] > good.rows[good.best_epoch]["elbo_validation"]
+    return good.best_epoch < 0 or monitored(row) > monitored(good.rows[good.best_epoch])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["has_plateaued", "kl_weight", "one_cycle", "warmup_epochs"]
+__all__ = ["has_plateaued", "kl_weight", "one_cycle", "plateau_cuts", "warmup_epochs"]
 
 _FIRST = 0.04
 """Share of the peak learning rate at which a one-cycle schedule starts (1/25, as in torch and fastai)."""
@@ -51,6 +51,24 @@ def kl_weight(step: int, epoch: int, n_steps: int, warmup: float | int) -> float
 def warmup_epochs(warmup: float | int, max_epochs: int) -> int:
     """Return the number of epochs that begin with a KL weight below one."""
     return min(max_epochs, warmup if isinstance(warmup, int) else math.ceil(warmup * max_epochs))
+
+
+def plateau_cuts(curve: Sequence[float], *, patience: int) -> int:
+    """Return how often the learning rate has been cut, as Keras' ReduceLROnPlateau does.
+
+    Parameters
+    ----------
+    curve
+        What should rise, one value an epoch so far.
+    patience
+        Epochs without a new best before a cut; the count starts anew after each.
+    """
+    best, waited, cuts = -math.inf, 0, 0
+    for value in curve:
+        best, waited = (value, 0) if value > best else (best, waited + 1)
+        if waited >= patience:
+            cuts, waited = cuts + 1, 0
+    return cuts
 
 
 def has_plateaued(elbo: Sequence[float], *, patience: int, min_delta: float = 0.0, after: int = 0) -> bool:
