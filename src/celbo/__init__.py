@@ -35,15 +35,18 @@ _WHERE = {
     "filter_cells": "celbo.data.genes",
     "datasets": "celbo.data.datasets",
     "load": "celbo.models.store",
+    "LDVAE": "celbo.models.ldvae",
+    "LDVAEConfig": "celbo.models.ldvae",
     "SCVI": "celbo.models.scvi",
     "SCVIConfig": "celbo.models.scvi",
     "TrainConfig": "celbo.training.plan",
     "run": "celbo.pipeline",
+    "embed": "celbo.embed",
     "errors": "celbo.errors",
     "evaluate": "celbo.evaluate",
     "plots": "celbo.plots",
 }
-_MODULES = {"datasets", "errors", "evaluate", "plots"}
+_MODULES = {"datasets", "embed", "errors", "evaluate", "plots"}
 
 __all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604 - the names are strings
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from anndata import AnnData
 
+from celbo import embed as embed
 from celbo import errors as errors
 from celbo import evaluate as evaluate
 from celbo import plots as plots
@@ -12,6 +13,8 @@ from celbo.data.check import check as check
 from celbo.data.genes import filter_cells as filter_cells
 from celbo.data.genes import select_genes as select_genes
 from celbo.data.read import read as read
+from celbo.models.ldvae import LDVAE as _LDVAE
+from celbo.models.ldvae import LDVAEConfig as LDVAEConfig
 from celbo.models.scvi import SCVI as _SCVI
 from celbo.models.scvi import SCVIConfig as SCVIConfig
 from celbo.models.scvi import Where
@@ -20,6 +23,31 @@ from celbo.pipeline import run as run
 from celbo.training.plan import TrainConfig as TrainConfig
 
 __version__: str
+
+class LDVAE(_LDVAE):
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        config: LDVAEConfig | None = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: tuple[str, ...] = (),
+        continuous_covariate_keys: tuple[str, ...] = (),
+        n_latent: int = 10,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        likelihood: Literal["nb", "zinb", "poisson"] = "nb",
+        dispersion: Literal["gene", "gene-batch", "gene-label"] = "gene",
+        library: Literal["observed", "latent"] = "observed",
+        latent_distribution: Literal["normal", "logistic-normal"] = "normal",
+        loadings_batch_norm: bool = False,
+        initialisation: Literal["data", "uniform"] = "data",
+        seed: int = 0,
+    ) -> None: ...
 
 class SCVI(_SCVI):
     def __init__(

@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["load", "save_model"]
 
 FORMAT = 1
-_CLASSES = {"SCVI": "celbo.models.scvi"}
+_CLASSES = {
+    "LDVAE": "celbo.models.ldvae",
+    "SCVI": "celbo.models.scvi",
+}
+"""Every system, and the file that describes it."""
 _WEIGHTS, _SPLIT, _MODEL, _HISTORY = "weights.safetensors", "split.safetensors", "model.json", "history.csv"
 _LARGEST_JSON = 256 * 2**20
 
