@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import subspace_angles
 
-from celbo.data.components import log_normalised, principal_components
+from celbo.data.components import covariance, log_normalised, principal_components
 from celbo.data.counts import CountMatrix
 from celbo.errors import InputError, OptionError
 
@@ -40,6 +40,13 @@ def test_components_are_those_of_the_dense_decomposition(shape: str) -> None:
     np.testing.assert_allclose(np.abs((found.loadings * v[:, :k]).sum(0)), 1, atol=1e-10)
     assert subspace_angles(found.loadings[:, :5], v[:, :5]).max() < 1e-8
     np.testing.assert_allclose(found.loadings.T @ found.loadings, np.eye(k), atol=1e-12)
+
+
+def test_covariance_is_made_of_blocks_of_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celbo.data.components._BLOCK", 7 * 60)
+    matrix = transformed(300, 60)
+    dense = matrix.toarray().astype(np.float64)
+    np.testing.assert_allclose(covariance(matrix, dense.mean(0)), np.cov(dense.T), atol=1e-12)
 
 
 def test_projected_cells_are_centred_uncorrelated_and_have_the_variances() -> None:

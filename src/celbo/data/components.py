@@ -15,10 +15,11 @@ from celbo.errors import InputError, OptionError
 if TYPE_CHECKING:
     from celbo.data.counts import CountMatrix
 
-__all__ = ["Components", "log_normalised", "principal_components"]
+__all__ = ["Components", "covariance", "log_normalised", "principal_components", "with_signs"]
 
 Floats = npt.NDArray[np.float64]
 _DENSE_GENES = 512  # up to here the (genes, genes) covariance is made and solved whole
+_BLOCK = 1 << 22  # values of a block of cells that is dense at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +78,31 @@ def principal_components(matrix: sparse.csr_matrix, n_components: int, *, seed: 
     if total <= 1e-12 * float(mean @ mean):
         raise InputError("does not differ between cells", where="the matrix", fix="Principal components need variance.")
     variance, loadings = _leading(values, mean, n_components, total, seed)
-    largest = loadings[np.abs(loadings).argmax(axis=0), np.arange(n_components)]
-    return Components(mean, loadings * np.where(largest < 0, -1.0, 1.0), variance, total)
+    return Components(mean, with_signs(loadings), variance, total)
+
+
+def covariance(matrix: sparse.csr_matrix, mean: Floats) -> Floats:
+    """Return the covariance of the genes over cells - 1, (genes, genes), from blocks of cells that are dense in turn.
+
+    Parameters
+    ----------
+    matrix
+        Values that are already transformed; (cells, genes) CSR.
+    mean
+        Mean of each gene; (genes,).
+    """
+    n_cells, n_genes = matrix.shape
+    total, step = np.zeros((n_genes, n_genes)), max(1, _BLOCK // n_genes)
+    for start in range(0, n_cells, step):
+        block = matrix[start : start + step].toarray() - mean
+        total += block.T @ block
+    return total / (n_cells - 1)
+
+
+def with_signs(directions: Floats) -> Floats:
+    """Return columns, (genes, k), turned so that the entry of largest size in each is positive."""
+    largest = directions[np.abs(directions).argmax(axis=0), np.arange(directions.shape[1])]
+    return directions * np.where(largest < 0, -1.0, 1.0)
 
 
 def _require_count(n_components: int, n_cells: int, n_genes: int) -> None:
@@ -96,8 +120,7 @@ def _leading(values: sparse.csr_matrix, mean: Floats, k: int, total: float, seed
     """Return the k largest eigenvalues of the covariance, descending, and their vectors; (k,) and (genes, k)."""
     n_cells, n_genes = values.shape
     if n_genes <= _DENSE_GENES or k > n_genes // 2:
-        covariance = ((values.T @ values).toarray() - n_cells * np.outer(mean, mean)) / (n_cells - 1)
-        found, vectors = np.linalg.eigh(covariance)
+        found, vectors = np.linalg.eigh(covariance(values, mean))
     else:
         # Directions without variance have an eigenvalue of 0, to which no relative accuracy can be reached: Lanczos
         # would not end. The same small number added to all eigenvalues changes no vector.
