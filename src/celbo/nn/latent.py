@@ -20,6 +20,8 @@ __all__ = ["GaussianPosterior", "Latent", "MixturePosterior", "PointPosterior", 
 
 _FEW_CELLS = 1024
 """Cells up to which one thread in one call beats torch's several of them."""
+_TINY = 2.0**-24
+"""Half the step of float32's uniform numbers: keeps their logarithms finite."""
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -160,7 +162,7 @@ class MixturePosterior:
     def sample(self, n_samples: int, generator: torch.Generator | None) -> Tensor:
         """Return draws of a component and then of z, (n_samples, cells, D); without a gradient for the weights."""
         noise = torch.rand((n_samples, *self.log_weight.shape), generator=generator, device=self.log_weight.device)
-        gumbel = -torch.log(-torch.log(noise.clamp_min(1e-20)).clamp_min(1e-20))
+        gumbel = -(-noise.clamp(_TINY, 1 - _TINY).log()).log()
         y = (self.log_weight.detach() + gumbel.to(self.log_weight.dtype)).argmax(-1)  # (samples, cells)
         cells = torch.arange(y.shape[1], device=y.device)
         drawn = GaussianPosterior(self.components.mean[y, cells], self.components.scale[y, cells])
