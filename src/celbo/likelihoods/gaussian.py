@@ -22,6 +22,7 @@ class Normal(Likelihood):
     name = "normal"
     has_dispersion = True
     counts_only = False
+    comparable = False
 
     def log_prob_entries(self, p: CountParameters, x: Tensor) -> Tensor:
         """Log-density of each entry in nats; x is (cells, genes), the result (samples, cells, genes)."""

@@ -15,7 +15,7 @@ from celbo.likelihoods.base import CountParameters, Likelihood
 from celbo.likelihoods.sparse import EntryTerms, Terms, entries_log_prob
 from celbo.likelihoods.special import HALF_LOG_2PI, log1p_excess, stirling_error
 
-__all__ = ["Poisson", "poisson_draw"]
+__all__ = ["POISSON_TERMS", "Poisson", "poisson_draw"]
 
 _NORMAL_ABOVE = (
     2.0**30
@@ -33,7 +33,7 @@ class Poisson(Likelihood):
 
     def log_prob_sparse(self, p: CountParameters, rows: SparseRows) -> Tensor:
         """Log-probability of each entry in nats, (samples, cells, genes); the counts are never made dense."""
-        return entries_log_prob(_TERMS, rows, p.log_mean)
+        return entries_log_prob(POISSON_TERMS, rows, p.log_mean)
 
     def mean(self, p: CountParameters) -> Tensor:
         """`mu`, (samples, cells, genes)."""
@@ -70,4 +70,4 @@ def _stored(x: Tensor, log_mu: Tensor, log_theta: None, dropout: None, wanted: b
     return value, ((g, None, None) if wanted else ())
 
 
-_TERMS = EntryTerms(_zero, _stored)
+POISSON_TERMS = EntryTerms(_zero, _stored)
