@@ -19,7 +19,7 @@ from celbo import __version__
 from celbo.data.cells import open_anndata
 from celbo.data.sampler import Split
 from celbo.data.schema import Schema
-from celbo.errors import InputError, ModelFileError, nearest
+from celbo.errors import InputError, ModelFileError, OptionError, nearest
 from celbo.files import atomic_folder
 from celbo.models.options import check_config, config_dict, requires_counts
 from celbo.training.engine import FitResult
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
     from celbo.models.base import Model
 
-__all__ = ["load", "save_model"]
+__all__ = ["load", "model_class", "save_model"]
 
 FORMAT = 1
 _CLASSES = {
+    "DCA": "celbo.models.dca",
     "LDVAE": "celbo.models.ldvae",
     "SCVI": "celbo.models.scvi",
 }
@@ -133,7 +134,7 @@ def _fitted(folder: Path, training: dict[str, Any]) -> FitResult:
         split=Split(split["train"].numpy(), split["validation"].numpy()),
         best_epoch=int(training["best_epoch"]),
         stopped=training["stopped"],
-        plan=TrainConfig(**_tuples(training["plan"])),
+        plan=TrainConfig.from_dict(training["plan"]),
         retries=int(training["retries"]),
     )
 
@@ -167,6 +168,19 @@ def _class_of(description: dict[str, Any], folder: Path) -> type[Model[Any]]:
     name = str(description["class"])
     if name not in _CLASSES:
         raise ModelFileError(f"holds a model of unknown kind {name!r}", where=str(folder), fix=nearest(name, _CLASSES))
+    return model_class(name)
+
+
+def model_class(name: str) -> type[Model[Any]]:
+    """Return the class of a system by its name, such as "SCVI".
+
+    Raises
+    ------
+    OptionError
+        If there is none of this name.
+    """
+    if name not in _CLASSES:
+        raise OptionError("does not exist", where=f"model {name!r}", fix=nearest(name, _CLASSES))
     kind: type[Model[Any]] = getattr(importlib.import_module(_CLASSES[name]), name)
     return kind
 
