@@ -35,6 +35,8 @@ _WHERE = {
     "filter_cells": "celbo.data.genes",
     "datasets": "celbo.data.datasets",
     "load": "celbo.models.store",
+    "DCA": "celbo.models.dca",
+    "DCAConfig": "celbo.models.dca",
     "LDVAE": "celbo.models.ldvae",
     "LDVAEConfig": "celbo.models.ldvae",
     "SCVI": "celbo.models.scvi",

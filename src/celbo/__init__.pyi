@@ -13,6 +13,8 @@ from celbo.data.check import check as check
 from celbo.data.genes import filter_cells as filter_cells
 from celbo.data.genes import select_genes as select_genes
 from celbo.data.read import read as read
+from celbo.models.dca import DCA as _DCA
+from celbo.models.dca import DCAConfig as DCAConfig
 from celbo.models.ldvae import LDVAE as _LDVAE
 from celbo.models.ldvae import LDVAEConfig as LDVAEConfig
 from celbo.models.scvi import SCVI as _SCVI
@@ -23,6 +25,33 @@ from celbo.pipeline import run as run
 from celbo.training.plan import TrainConfig as TrainConfig
 
 __version__: str
+
+class DCA(_DCA):
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        config: DCAConfig | None = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: tuple[str, ...] = (),
+        continuous_covariate_keys: tuple[str, ...] = (),
+        ae_type: AEType = "nb-conddisp",
+        hidden: tuple[int, ...] = (64, 32, 64),
+        activation: Activation = "relu",
+        batch_norm: bool = True,
+        dropout_rate: float = 0.0,
+        input_dropout_rate: float = 0.0,
+        input: Literal["scaled", "log-normalised", "log1p", "counts"] = "scaled",
+        size_factors: bool = True,
+        latent: Literal["linear", "activated"] = "linear",
+        ridge: float = 0.0,
+        shared_pi: bool = False,
+        initialisation: Literal["data", "glorot"] = "data",
+        seed: int = 0,
+    ) -> None: ...
 
 class LDVAE(_LDVAE):
     def __init__(

@@ -11,10 +11,10 @@ from torch import Generator, Tensor, nn
 
 from celbo.nn.layers import Dropout
 
-__all__ = ["MLP", "Activation"]
+__all__ = ["ACTIVATIONS", "MLP", "Activation"]
 
 Activation = Literal["relu", "elu", "leaky-relu", "sigmoid", "tanh", "linear"]
-_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": torch.relu,
     "elu": nn.functional.elu,
     "leaky-relu": nn.functional.leaky_relu,
@@ -61,7 +61,7 @@ class MLP(nn.Module):
         sizes = (n_in, *widths)
         self.n_out = sizes[-1]
         names = (activation,) * len(widths) if isinstance(activation, str) else activation
-        self._activations = [_ACTIVATIONS[name] for name in names]
+        self._activations = [ACTIVATIONS[name] for name in names]
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.batch_norms = nn.ModuleList(
             nn.BatchNorm1d(width, momentum=batch_norm_momentum, eps=batch_norm_eps)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from celbo.data.cells import CellData
 from celbo.data.minibatch import Minibatch
+from celbo.nn.layers import SparseLinear
 
 __all__ = ["InputTransform", "TransformName"]
 
@@ -81,6 +82,26 @@ class InputTransform(nn.Module):
             return self._log_normalised(batch) / _LOG_2
         logged = batch.rows.dense.log1p()
         return logged / logged.amax(1, keepdim=True).clamp_min(_CONSTANT)
+
+    def linear(self, batch: Minibatch, layer: SparseLinear, dropout: Tensor | None = None) -> Tensor:
+        """Return `values @ weight + bias` of a layer, (cells, out), from the stored counts alone where a kernel can.
+
+        The weights of `layer` act on the values here, not on log1p counts. `dropout` multiplies the values.
+        """
+        if dropout is not None or self.name in ("counts", "log2-max") or not layer.has_kernel(batch.rows):
+            values = self(batch)
+            return torch.addmm(layer.bias, values if dropout is None else values * dropout, layer.weight)
+        from celbo.kernels.cpu_linear import log1p_linear
+
+        rows, weight, bias = batch.rows, layer.weight, layer.bias
+        logged = rows.values if self.name == "log1p" else rows.values * (self.target / batch.library)[rows.row_of]
+        if self.name == "scaled":
+            weight = weight / self.factor[:, None]
+            bias = bias - self.shift @ weight
+        if self.name == "log2-normalised":
+            none = torch.zeros_like(bias)
+            return bias + log1p_linear((rows.indptr, rows.indices, logged), weight, none) / _LOG_2
+        return log1p_linear((rows.indptr, rows.indices, logged), weight, bias)
 
     def counts(self, values: Tensor, batch: Minibatch) -> Tensor:
         """Return the counts that have these values in these cells, at their own totals: the inverse, floored at zero.

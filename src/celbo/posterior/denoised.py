@@ -12,6 +12,7 @@ from torch import Tensor
 
 from celbo.data.cells import CellData
 from celbo.errors import OptionError
+from celbo.nn.latent import PointPosterior
 from celbo.posterior.stream import (
     Block,
     Positions,
@@ -98,6 +99,8 @@ def _expected(network: Any, block: Block, zero_inflation: bool, n_samples: int) 
     if hasattr(network, "denoise"):
         counts: Tensor = network.denoise(block.batch)
         return counts
+    if isinstance(block.latent.z, PointPosterior):
+        n_samples = 1  # all draws would be the same
     of = network.likelihood.mean if zero_inflation else network.likelihood.mean_without_inflation
     total: Tensor | None = None
     for z, log_library in latent_draws(network, block, n_samples):
