@@ -1,5 +1,20 @@
-"""Held-out likelihood, integration metrics, comparisons: tables only, no figures."""
+"""Integration metrics, held-out and masked counts, stability of pictures: tables only, no figures."""
 
+from celbo.evaluate.baselines import gene_mean, knn_smoothing, no_denoising
+from celbo.evaluate.denoising import (
+    HeldOutScores,
+    MoleculeSplit,
+    legacy_poisson,
+    mean_over_seeds,
+    molecular_cross_validation,
+    mse_log,
+    mse_sqrt,
+    poisson_deviance,
+    poisson_nll,
+    score_held_out,
+    split_molecules,
+)
+from celbo.evaluate.masking import ImputationScores, Masked, imputation_scores, mask_entries, masked_imputation
 from celbo.evaluate.metrics import (
     Agreement,
     ari,
@@ -17,21 +32,45 @@ from celbo.evaluate.metrics import (
     silhouette,
 )
 from celbo.evaluate.predictive import predictive_check
+from celbo.evaluate.stability import neighbour_overlap, procrustes_disparity, stability, stability_summary
 
 __all__ = [
     "Agreement",
+    "HeldOutScores",
+    "ImputationScores",
+    "Masked",
+    "MoleculeSplit",
     "ari",
     "batch_mixing_entropy",
     "batch_silhouette",
     "clisi",
     "compare_latents",
+    "gene_mean",
     "ilisi",
+    "imputation_scores",
     "integration_metrics",
     "kmeans_agreement",
+    "knn_smoothing",
     "label_silhouette",
+    "legacy_poisson",
     "lisi",
+    "mask_entries",
+    "masked_imputation",
+    "mean_over_seeds",
+    "molecular_cross_validation",
+    "mse_log",
+    "mse_sqrt",
+    "neighbour_overlap",
     "neighbourhood_preservation",
     "nmi",
+    "no_denoising",
+    "poisson_deviance",
+    "poisson_nll",
     "predictive_check",
+    "procrustes_disparity",
+    "score_held_out",
     "silhouette",
+    "split_molecules",
+    "stability",
+    "stability_summary",
 ]
