@@ -20,6 +20,7 @@ ROOMS = {
     "pipeline": "the main job: check, genes, train, embed, cluster, markers",
     "report": "the HTML page",
     "evaluate": "held-out likelihood, integration metrics",
+    "embed": "PCA, ICA, factor analysis, t-SNE, UMAP, ForceAtlas2, diffusion maps",
     "models": "one file a system; base.py binds data, network, engine, posterior",
     "results": "what was found, into AnnData slots and files",
     "plots": "matplotlib figures",

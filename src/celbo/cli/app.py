@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
 import celbo
-from celbo.cli.options import complete
+from celbo.cli.options import asked_model, complete, with_options
 from celbo.errors import CelboError, InputError, OptionError, TrainingError
 
 __all__ = ["app", "main"]
 
 DONE, OTHER, USAGE, BAD_INPUT, TRAINING_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
-app = App(
-    name="celbo",
-    help="Deep generative models of single-cell counts.",
-    version=f"celbo {celbo.__version__}",
-    config=complete,
-    result_action="return_value",
-    suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(negative_iterable=()),
-    help_epilogue="Exit codes: 0 done, 2 usage, 3 bad input, 4 training failed, 130 interrupted.",
-)
-for _name, _where, _help in (
+_COMMANDS = (
     ("demo", "run:demo", "Run the main job on data that come with celbo."),
     ("run", "run:run", "Run the main job: from a file of counts to clusters, markers and a report."),
     ("check", "check:check", "Tell what is in a file, whether it is counts, what is wrong, and which keys to use."),
@@ -34,8 +25,41 @@ for _name, _where, _help in (
     ("latent", "ask:latent", "Write the latent state of each cell."),
     ("de", "ask:de", "Write the genes that groups of cells express differently."),
     ("denoise", "ask:denoise", "Write the expected expression of each gene in each cell."),
-):
-    app.command(f"celbo.cli.{_where}", name=_name, help=_help)
+    ("embed", "embed:embed", "Reduce cells to a few coordinates by a classical method: PCA, t-SNE, UMAP, ..."),
+    ("compare", "compare:compare", "Compare methods on your data: one table and one page that say which to use."),
+)
+_TRAINING = {"run": "RunConfig", "train": "TrainRunConfig"}
+"""The commands whose options are those of a model."""
+
+
+def make_app(model: str = "scvi") -> App:
+    """Return the command line; `run` and `train` take the options of this model."""
+    made = App(
+        name="celbo",
+        help="Deep generative models of single-cell counts.",
+        version=f"celbo {celbo.__version__}",
+        config=complete,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(negative_iterable=()),
+        help_epilogue="Exit codes: 0 done, 2 usage, 3 bad input, 4 training failed, 130 interrupted.",
+    )
+    for name, where, text in _COMMANDS:
+        if model == "scvi" or name not in _TRAINING:
+            made.command(f"celbo.cli.{where}", name=name, help=text)
+        else:
+            made.command(_for_model(name, model), name=name, help=text)
+    return made
+
+
+def _for_model(name: str, model: str) -> Callable[..., Any]:
+    from celbo.cli import run
+    from celbo.pipeline import config
+
+    return with_options(getattr(run, name), config.config_for(model, getattr(config, _TRAINING[name])))
+
+
+app = make_app()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = app(given, exit_on_error=False, print_error=False)
+        model = asked_model(given) if given[:1] and given[0] in _TRAINING else "scvi"
+        chosen = app if model == "scvi" else make_app(model)
+        code = chosen(given, exit_on_error=False, print_error=False)
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("CELBO_DEBUG"):
             raise

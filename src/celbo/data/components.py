@@ -107,7 +107,11 @@ def with_signs(directions: Floats) -> Floats:
 
 def _require_count(n_components: int, n_cells: int, n_genes: int) -> None:
     most = min(n_cells - 1, n_genes)
-    if not isinstance(n_components, int | np.integer) or not 1 <= n_components <= most:
+    if (
+        isinstance(n_components, bool)
+        or not isinstance(n_components, int | np.integer)
+        or not 1 <= n_components <= most
+    ):
         raise OptionError(
             "must be a whole number of at least 1 and at most the genes and the cells less one",
             where="n_components",

@@ -8,11 +8,12 @@ from celbo.embed.factor import FactorAnalysis, fit_factor_analysis
 from celbo.embed.graph import DiffusionMap, ForceAtlas2, fit_diffusion_map, fit_forceatlas2, neighbour_graph
 from celbo.embed.linear import ICA, PCA, fit_ica, fit_pca
 from celbo.embed.maps import TSNE, UMAP, fit_tsne, fit_umap
-from celbo.embed.methods import diffusion_map, factor_analysis, forceatlas2, ica, pca, tsne, umap
+from celbo.embed.methods import METHODS, diffusion_map, factor_analysis, forceatlas2, ica, pca, tsne, umap
 from celbo.embed.source import Embedding, Source
 
 __all__ = [
     "ICA",
+    "METHODS",
     "PCA",
     "TSNE",
     "UMAP",

@@ -21,6 +21,8 @@ from celbo.errors import CelboWarning, InputError
 
 __all__ = ["FactorAnalysis", "fit_factor_analysis"]
 
+_DENSE_GENES = 256  # up to here all eigenvalues are solved for, which is quicker
+
 
 @dataclass(frozen=True, eq=False)
 class FactorAnalysis:
@@ -50,7 +52,7 @@ class FactorAnalysis:
 
     def log_density(self, values: Values) -> Floats:
         """Return ln p(x) of cells, (cells,) nats: a density of transformed values, not a probability of counts."""
-        values = sound(values, n_columns=len(self.mean))
+        values = sound(values, n_columns=len(self.mean)).astype(np.float64)
         inverse = 1 / self.noise_variance
         spread = self.posterior_covariance()
         squares = values.multiply(values) if sparse.issparse(values) else values**2
@@ -110,7 +112,7 @@ def fit_factor_analysis(
     matrix = sparse.csr_matrix(values).astype(np.float64)
     mean = np.asarray(matrix.mean(axis=0), np.float64).ravel()
     spread = covariance(matrix, mean) * (1 - 1 / n_cells)
-    if not np.trace(spread) > 0:
+    if not np.trace(spread) > 1e-12 * (mean @ mean):
         raise InputError("do not differ between cells", where="values", fix="Factors need variance.")
     floor = (1 / n_cells if noise_floor is None else noise_floor) * np.trace(spread) / n_columns
     loadings, noise, history = _maximised(
@@ -149,7 +151,7 @@ def _maximised(
 def _largest(matrix: Floats, k: int, start: Floats) -> tuple[Floats, Floats]:
     """Return the k largest eigenvalues of a symmetric matrix, descending, and their vectors."""
     n = len(matrix)
-    if n <= 256 or k > n // 4:
+    if n <= _DENSE_GENES or k > n // 4:
         size, vectors = eigh(matrix, subset_by_index=(n - k, n - 1))
     else:
         size, vectors = eigsh(matrix, k=k, which="LA", v0=start, tol=1e-10)

@@ -6,6 +6,7 @@ looks for them among principal components.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,11 +17,12 @@ from celbo.embed.graph import DiffusionMap, ForceAtlas2, fit_diffusion_map, fit_
 from celbo.embed.linear import ICA, PCA, fit_ica, fit_pca
 from celbo.embed.maps import TSNE, UMAP, fit_tsne, fit_umap
 from celbo.embed.source import Embedding, FitT, Source
+from celbo.embed.values import quiet
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["diffusion_map", "factor_analysis", "forceatlas2", "ica", "pca", "tsne", "umap"]
+__all__ = ["METHODS", "diffusion_map", "factor_analysis", "forceatlas2", "ica", "pca", "tsne", "umap"]
 
 
 def pca(
@@ -493,6 +495,19 @@ def _written(
     """Write coordinates and parameters into the AnnData; options that were left to the method are not written."""
     key = key_added or f"X_{slot}"
     given = {name: value for name, value in {**parameters, **source.note()}.items() if value is not None}
-    adata.obsm[key] = fit.coordinates.astype(np.float32)
-    adata.uns[key_added or uns or slot] = {"params": given}
+    with quiet():  # a view becomes a copy here, which is what is wanted
+        adata.obsm[key] = fit.coordinates.astype(np.float32)
+        adata.uns[key_added or uns or slot] = {"params": given}
     return Embedding(fit, key, source, given)
+
+
+METHODS: dict[str, Callable[..., Embedding[Any]]] = {
+    "pca": pca,
+    "ica": ica,
+    "factor_analysis": factor_analysis,
+    "tsne": tsne,
+    "umap": umap,
+    "forceatlas2": forceatlas2,
+    "diffusion_map": diffusion_map,
+}
+"""Every reduction by its name."""

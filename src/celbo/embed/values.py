@@ -121,7 +121,7 @@ def imported(module: str, *, package: str, method: str) -> Any:
         with quiet():
             return importlib.import_module(module)
     except ImportError as error:
-        if error.name is not None and error.name.split(".")[0] != module:
+        if error.name is not None and error.name.split(".")[0] != module.split(".", maxsplit=1)[0]:
             raise
         fix = f"Install it: pip install {package} (or celbo[embed])."
         raise DependencyError(f"needs the package {package}", where=method, fix=fix) from None
