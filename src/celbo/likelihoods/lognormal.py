@@ -26,7 +26,7 @@ from celbo.likelihoods.special import HALF_LOG_2PI
 
 __all__ = ["LogNormal", "LogNormalDensity"]
 
-_LOG_HALF = -math.log(2)
+_LOG_HALF, _ROOT_HALF = -math.log(2), math.sqrt(0.5)
 
 
 class LogNormal(Likelihood):
@@ -115,10 +115,12 @@ def _rounded(p: CountParameters) -> tuple[Tensor, Tensor]:
 def _zero(m: Tensor, log_sd: Tensor, dropout: None, wanted: bool) -> Terms:
     precision = (-log_sd).exp()
     end = (_LOG_HALF - m) * precision
-    value = torch.special.log_ndtr(end)
+    # log F as `log_ndtr` has it, from the one erfcx that the derivative needs too
+    scaled, outside = torch.special.erfcx(end * -_ROOT_HALF), torch.erfc(end * _ROOT_HALF)
+    value = torch.where(end < -1, (0.5 * scaled).log() - 0.5 * end.square(), torch.log1p(-0.5 * outside))
     if not wanted:
         return value, ()
-    ratio = math.sqrt(2 / math.pi) / torch.special.erfcx(end * -math.sqrt(0.5))  # phi(end) / F(end)
+    ratio = math.sqrt(2 / math.pi) / scaled  # phi(end) / F(end)
     return value, (-ratio * precision, -ratio * end, None)
 
 

@@ -4,7 +4,7 @@
     E[x] = (1 - pi) mu,  Var[x] = (1 - pi) mu (1 + pi mu)
 
 Computed as the zero-inflated negative binomial is, with `A = mu`. On the CPU it is that one's kernel with
-theta = e^80, where the two are the same to the last digit.
+theta = e^50, where the two are the same to the last digit (mu^2 / theta is what is neglected).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from celbo.likelihoods.zero_inflated import ZeroInflatedNegativeBinomial, dropou
 
 __all__ = ["ZeroInflatedPoisson"]
 
-_POISSON_LIMIT = 80.0  # log theta
+_POISSON_LIMIT = 50.0  # log theta; above it mu / theta would be a subnormal number, which is slow
 
 
 class ZeroInflatedPoisson(Likelihood):
