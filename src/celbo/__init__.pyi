@@ -13,18 +13,68 @@ from celbo.data.check import check as check
 from celbo.data.genes import filter_cells as filter_cells
 from celbo.data.genes import select_genes as select_genes
 from celbo.data.read import read as read
+from celbo.models.autoencoder import Autoencoder as _Autoencoder
+from celbo.models.autoencoder import AutoencoderConfig as AutoencoderConfig
+from celbo.models.autoimpute import AutoImpute as _AutoImpute
+from celbo.models.autoimpute import AutoImputeConfig as AutoImputeConfig
 from celbo.models.dca import DCA as _DCA
 from celbo.models.dca import DCAConfig as DCAConfig
+from celbo.models.hpf import HPF as _HPF
+from celbo.models.hpf import HPFConfig as HPFConfig
 from celbo.models.ldvae import LDVAE as _LDVAE
 from celbo.models.ldvae import LDVAEConfig as LDVAEConfig
 from celbo.models.scvi import SCVI as _SCVI
 from celbo.models.scvi import SCVIConfig as SCVIConfig
 from celbo.models.scvi import Where
 from celbo.models.store import load as load
+from celbo.models.vae import VAE as _VAE
+from celbo.models.vae import VAEConfig as VAEConfig
 from celbo.pipeline import run as run
+from celbo.pipeline.compare import compare as compare
 from celbo.training.plan import TrainConfig as TrainConfig
 
 __version__: str
+
+class AutoImpute(_AutoImpute):
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        config: AutoImputeConfig | None = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: tuple[str, ...] = (),
+        continuous_covariate_keys: tuple[str, ...] = (),
+        n_hidden: int = 2000,
+        penalty: float = 1.0,
+        init_std: float = 0.02,
+        init_bias_std: float = 0.0,
+        seed: int = 0,
+    ) -> None: ...
+
+class Autoencoder(_Autoencoder):
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        config: AutoencoderConfig | None = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: tuple[str, ...] = (),
+        continuous_covariate_keys: tuple[str, ...] = (),
+        n_latent: int = 10,
+        n_hidden: tuple[int, ...] | None = None,
+        activation: Activation = "relu",
+        linear: bool = False,
+        batch_norm: bool = True,
+        dropout_rate: float = 0.0,
+        transform: TransformName = "log-normalised",
+        seed: int = 0,
+    ) -> None: ...
 
 class DCA(_DCA):
     def __init__(
@@ -50,6 +100,36 @@ class DCA(_DCA):
         ridge: float = 0.0,
         shared_pi: bool = False,
         initialisation: Literal["data", "glorot"] = "data",
+        seed: int = 0,
+    ) -> None: ...
+
+class HPF(_HPF):
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        config: HPFConfig | None = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: tuple[str, ...] = (),
+        continuous_covariate_keys: tuple[str, ...] = (),
+        n_components: int = 10,
+        a: float | None = 0.3,
+        c: float | None = 0.3,
+        a_prime: float = 1.0,
+        b_prime: float | None = None,
+        c_prime: float = 1.0,
+        d_prime: float | None = None,
+        initialisation: Literal["nmf", "dirichlet"] = "nmf",
+        phi: Literal["each-side", "once"] = "each-side",
+        stopping: Literal["elbo", "nonzero-loss"] = "elbo",
+        tolerance: float = 1e-05,
+        check_every: int = 10,
+        min_epochs: int = 30,
+        better_than_n_ago: int = 5,
+        n_trials: int = 1,
         seed: int = 0,
     ) -> None: ...
 
@@ -107,5 +187,30 @@ class SCVI(_SCVI):
         dropout_position: Literal["after", "before"] = "after",
         variance_floor: float = 0.0001,
         initialisation: Literal["data", "uniform", "truncated-normal"] = "data",
+        seed: int = 0,
+    ) -> None: ...
+
+class VAE(_VAE):
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        config: VAEConfig | None = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: tuple[str, ...] = (),
+        continuous_covariate_keys: tuple[str, ...] = (),
+        n_latent: int = 10,
+        n_hidden: tuple[int, ...] = (128,),
+        activation: Activation = "relu",
+        batch_norm: bool = True,
+        dropout_rate: float = 0.1,
+        likelihood: Literal["gaussian", "nb", "zinb", "poisson", "zip", "lognormal", "lomax"] = "nb",
+        transform: TransformName = "log-normalised",
+        learn_variance: bool = True,
+        beta: float = 1.0,
+        variance_floor: float = 0.0001,
         seed: int = 0,
     ) -> None: ...

@@ -30,13 +30,17 @@ if TYPE_CHECKING:
 
     from celbo.models.base import Model
 
-__all__ = ["load", "model_class", "save_model"]
+__all__ = ["class_names", "load", "model_class", "save_model"]
 
 FORMAT = 1
 _CLASSES = {
+    "AutoImpute": "celbo.models.autoimpute",
+    "Autoencoder": "celbo.models.autoencoder",
     "DCA": "celbo.models.dca",
+    "HPF": "celbo.models.hpf",
     "LDVAE": "celbo.models.ldvae",
     "SCVI": "celbo.models.scvi",
+    "VAE": "celbo.models.vae",
 }
 """Every system, and the file that describes it."""
 _WEIGHTS, _SPLIT, _MODEL, _HISTORY = "weights.safetensors", "split.safetensors", "model.json", "history.csv"
@@ -169,6 +173,11 @@ def _class_of(description: dict[str, Any], folder: Path) -> type[Model[Any]]:
     if name not in _CLASSES:
         raise ModelFileError(f"holds a model of unknown kind {name!r}", where=str(folder), fix=nearest(name, _CLASSES))
     return model_class(name)
+
+
+def class_names() -> tuple[str, ...]:
+    """Return the names of all systems, such as "SCVI"."""
+    return tuple(_CLASSES)
 
 
 def model_class(name: str) -> type[Model[Any]]:
