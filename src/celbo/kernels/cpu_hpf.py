@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,11 @@ __all__ = [
     "StoredCounts",
     "allocate",
     "allocate_at_random",
+    "divergence",
     "log_rates",
     "log_rates_of_draws",
     "project",
+    "row_digests",
     "update",
 ]
 
@@ -92,12 +95,12 @@ class Loadings:
     hyper_rate: Floats
     """Rate of q of each row's prior rate; (rows,)."""
 
-    @property
+    @cached_property
     def mean(self) -> Floats:
         """E[loading], (rows, components)."""
         return self.shape / self.rate
 
-    @property
+    @cached_property
     def weight(self) -> Floats:
         """exp(E[log loading]), (rows, components)."""
         weight = np.empty_like(self.shape)
@@ -139,7 +142,7 @@ def allocate_at_random(counts: StoredCounts, n_components: int, seed: int, *, by
     return shared
 
 
-def update(shared: Floats, sums: Floats, prior: GammaPrior, hyper_rate: Floats) -> tuple[Loadings, Floats]:
+def update(shared: Floats, sums: Floats, prior: GammaPrior, hyper_rate: Floats) -> Loadings:
     """Set q of the loadings, then q of the rates of their priors, to their optima given all else.
 
     Parameters
@@ -152,15 +155,20 @@ def update(shared: Floats, sums: Floats, prior: GammaPrior, hyper_rate: Floats) 
         The prior of the rows.
     hyper_rate
         Rate of q of each row's prior rate so far; (rows,).
-
-    Returns
-    -------
-    The new q, and its divergence KL(q || prior) in nats, (rows,).
     """
     q = Loadings(np.empty_like(shared), np.empty_like(shared), np.empty(shared.shape[0]))
-    divergence = np.empty(shared.shape[0])
-    run_parallel(_update, shared, sums, *_prior(prior, shared.shape[1]), hyper_rate, *_q(q), divergence)
-    return q, divergence
+    constants = (prior.shape, prior.hyper_rate, prior.hyper_posterior_shape(shared.shape[1]))
+    run_parallel(_update, shared, sums, *constants, hyper_rate, q.shape, q.rate, q.hyper_rate)
+    return q
+
+
+def divergence(q: Loadings, prior: GammaPrior) -> Floats:
+    """Return KL(q || prior) of each row, its loadings and the rate of their prior together, (rows,) nats."""
+    out = np.empty(q.shape.shape[0])
+    posterior = prior.hyper_posterior_shape(q.shape.shape[1])
+    constants = (prior.shape, prior.hyper_shape, prior.hyper_rate, posterior)
+    run_parallel(_divergence, q.shape, q.rate, q.hyper_rate, *constants, out)
+    return out
 
 
 def project(
@@ -171,9 +179,9 @@ def project(
     *,
     start: Loadings | None = None,
     max_iterations: int = 1000,
-    tolerance: float = 1e-6,
-) -> tuple[Loadings, Floats, Floats]:
-    """Fit q of the rows with the columns fixed.
+    tolerance: float = 1e-5,
+) -> Loadings:
+    """Return q of the rows with the columns fixed.
 
     Parameters
     ----------
@@ -192,20 +200,15 @@ def project(
     tolerance
         A row is done when no component's part of its counts changes by more than this times their total, nor the
         rate of q of its prior rate by more than this times itself.
-
-    Returns
-    -------
-    q; KL(q || prior) of each row; sum_j x_j log sum_k exp(E log) of each row, (rows,) nats.
     """
     size = (counts.n_rows, other.shape[1])
     q = Loadings(np.empty(size), np.empty(size), np.empty(size[0]))
-    divergence, logs = np.empty((2, size[0]))
     first = np.ones(size) if start is None else start.weight
-    rate = np.full(size[0], 0.0) if start is None else start.hyper_rate
-    constants = (*_prior(prior, size[1]), max_iterations, tolerance)
-    other = np.ascontiguousarray(other)
-    run_parallel(_project, *_arrays(counts), other, sums, *constants, first, rate, *_q(q), divergence, logs)
-    return q, divergence, logs
+    rate = np.zeros(size[0]) if start is None else start.hyper_rate
+    constants = (prior.shape, prior.hyper_rate, prior.hyper_posterior_shape(size[1]), max_iterations, tolerance)
+    arrays = (np.ascontiguousarray(other), sums, *constants, first, rate)
+    run_parallel(_project, *_arrays(counts), *arrays, q.shape, q.rate, q.hyper_rate)
+    return q
 
 
 def log_rates(counts: StoredCounts, own: Floats, other: Floats) -> Floats:
@@ -234,16 +237,15 @@ def log_rates_of_draws(counts: StoredCounts, draws: Floats, other: Floats) -> Fl
     return out
 
 
+def row_digests(indptr: NDArray[Any], indices: NDArray[Any], values: NDArray[Any]) -> NDArray[np.int64]:
+    """Return a number for each row of counts that tells it from others, (rows,)."""
+    out = np.empty(indptr.shape[0] - 1, np.uint64)
+    _row_digests(indptr, indices, values, out)
+    return out.view(np.int64)
+
+
 def _arrays(counts: StoredCounts) -> tuple[Any, ...]:
     return counts.bounds, counts.indptr, counts.indices, counts.values
-
-
-def _q(q: Loadings) -> tuple[Floats, Floats, Floats]:
-    return q.shape, q.rate, q.hyper_rate
-
-
-def _prior(prior: GammaPrior, n_components: int) -> tuple[float, float, float, float]:
-    return prior.shape, prior.hyper_shape, prior.hyper_rate, prior.hyper_posterior_shape(n_components)
 
 
 # -- compiled --------------------------------------------------------------------------------------------------------
@@ -315,6 +317,16 @@ def _mixed(x: np.uint64) -> np.uint64:
     return x ^ (x >> np.uint64(31))
 
 
+@compiled()
+def _row_digests(indptr: Any, indices: Any, values: Any, out: Any) -> None:
+    for i in range(out.shape[0]):
+        digest = _mixed(np.uint64(indptr[i + 1] - indptr[i]) + _GOLDEN)
+        for j in range(indptr[i], indptr[i + 1]):
+            digest = _mixed(digest + _GOLDEN * np.uint64(indices[j]))
+            digest = _mixed(digest + _GOLDEN * np.uint64(values[j]))
+        out[i] = digest
+
+
 @compiled(parallel=True)
 def _allocate_at_random(
     bounds: Any, indptr: Any, indices: Any, values: Any, seed: Any, by_column: bool, shared: Any
@@ -337,44 +349,47 @@ def _allocate_at_random(
 
 
 @compiled()
-def _update_row(
-    shared: Any, sums: Any, a: float, h: float, b: float, posterior_h: float, hyper_rate: float, shape: Any, rate: Any
-) -> tuple[float, float]:
-    """Write shape and rate of the loadings of a row; return the rate of its prior rate, and the divergence of both."""
-    expected = posterior_h / hyper_rate
-    new_rate, divergence, log_gamma_a = b, 0.0, digamma_and_log_gamma(a)[1]
+def _update_row(shared: Any, sums: Any, a: float, b: float, expected: float, shape: Any, rate: Any) -> float:
+    """Write shape and rate of q of a row's loadings, given E of its prior rate; return the rate of q of that one."""
+    new_rate = b
     for k in range(shared.shape[0]):
         shape[k] = a + shared[k]
         rate[k] = expected + sums[k]
         new_rate += shape[k] / rate[k]
+    return new_rate
+
+
+@compiled()
+def _divergence_of_row(
+    shape: Any, rate: Any, hyper_rate: float, a: float, h: float, b: float, posterior_h: float
+) -> float:
+    """Return KL(q || prior) of a row: of its loadings, given the rate of their prior, and of that rate."""
     psi_h, log_gamma_h = digamma_and_log_gamma(posterior_h)
-    expected, expected_log = posterior_h / new_rate, psi_h - math.log(new_rate)
-    for k in range(shared.shape[0]):
+    expected, expected_log = posterior_h / hyper_rate, psi_h - math.log(hyper_rate)
+    divergence = (posterior_h - h) * psi_h - log_gamma_h + digamma_and_log_gamma(h)[1]
+    divergence += h * (math.log(hyper_rate) - math.log(b)) + expected * (b - hyper_rate)
+    log_gamma_a = digamma_and_log_gamma(a)[1]
+    for k in range(shape.shape[0]):
         psi, log_gamma = digamma_and_log_gamma(shape[k])
         divergence += (shape[k] - a) * psi - shape[k] - log_gamma + log_gamma_a
         divergence += a * (math.log(rate[k]) - expected_log) + expected * shape[k] / rate[k]
-    divergence += (posterior_h - h) * psi_h - log_gamma_h + digamma_and_log_gamma(h)[1]
-    divergence += h * (math.log(new_rate) - math.log(b)) + expected * (b - new_rate)
-    return new_rate, divergence
+    return divergence
+
+
+@compiled(parallel=True)
+def _divergence(
+    shape: Any, rate: Any, hyper_rate: Any, a: float, h: float, b: float, posterior_h: float, out: Any
+) -> None:
+    for i in prange(shape.shape[0]):
+        out[i] = _divergence_of_row(shape[i], rate[i], hyper_rate[i], a, h, b, posterior_h)
 
 
 @compiled(parallel=True)
 def _update(
-    shared: Any,
-    sums: Any,
-    a: float,
-    h: float,
-    b: float,
-    posterior_h: float,
-    hyper_rate: Any,
-    shape: Any,
-    rate: Any,
-    new_rate: Any,
-    divergence: Any,
+    shared: Any, sums: Any, a: float, b: float, posterior_h: float, before: Any, shape: Any, rate: Any, hyper_rate: Any
 ) -> None:
     for i in prange(shared.shape[0]):
-        own = (shape[i], rate[i])
-        new_rate[i], divergence[i] = _update_row(shared[i], sums, a, h, b, posterior_h, hyper_rate[i], own[0], own[1])
+        hyper_rate[i] = _update_row(shared[i], sums, a, b, posterior_h / before[i], shape[i], rate[i])
 
 
 @compiled()
@@ -398,7 +413,6 @@ def _project(
     other: Any,
     sums: Any,
     a: float,
-    h: float,
     b: float,
     posterior_h: float,
     max_iterations: int,
@@ -408,8 +422,6 @@ def _project(
     shape: Any,
     rate: Any,
     hyper_rate: Any,
-    divergence: Any,
-    logs: Any,
 ) -> None:
     n = other.shape[1]
     for part in prange(bounds.shape[0] - 1):
@@ -421,16 +433,13 @@ def _project(
             for _ in range(max_iterations):
                 _allocate_row(genes, counts, weight, other, shared)
                 old_rate = hyper_rate[i]
-                hyper_rate[i], divergence[i] = _update_row(
-                    shared, sums, a, h, b, posterior_h, old_rate, shape[i], rate[i]
-                )
+                hyper_rate[i] = _update_row(shared, sums, a, b, posterior_h / old_rate, shape[i], rate[i])
                 _write_weights(shape[i], rate[i], weight)
                 change = 0.0
                 for k in range(n):
                     change, before[k] = max(change, abs(shared[k] - before[k])), shared[k]
                 if change <= tolerance * total and abs(hyper_rate[i] - old_rate) <= tolerance * old_rate:
                     break
-            logs[i] = _allocate_row(genes, counts, weight, other, shared)
 
 
 @compiled()
