@@ -69,22 +69,25 @@ def drawn_cells(n_cells: int, seed: int = 0) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(n_cells, MAX_POINTS, replace=False)).astype(np.int64)
 
 
-def cloud(xy: NDArray[Any], color: Any, palette: list[str] | None) -> tuple[str, NDArray[np.float64]]:
+def cloud(
+    xy: NDArray[Any], color: Any, palette: list[str] | None, side: int = _SIDE
+) -> tuple[str, NDArray[np.float64]]:
     """Draw a point cloud, as the data URI of a square PNG, and where its cells lie in it, (cells, 2) in pixels."""
     from PIL import Image
 
-    ax = new_axes(_SIDE / 2, _SIDE / 2)
+    ax = new_axes(side / 2, side / 2)
     figure: Any = ax.figure
     figure.set_layout_engine("none")
     ax.set_position((0.0, 0.0, 1.0, 1.0))
-    plot_embedding(xy, color, palette=palette, ax=ax)
+    point = None if side == _SIDE else float(np.clip(170 / np.sqrt(max(len(xy), 1)), 1.0, 5.0)) * (side / _SIDE) ** 0.5
+    plot_embedding(xy, color, palette=palette, point_size=point, ax=ax)
     figure.set_dpi(144)
     figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba()))
     buffer = io.BytesIO()
     # 256 colours halve the file and are not seen; octree is the one method that keeps transparency
     picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(buffer, "PNG", optimize=True)
-    where = ax.transData.transform(xy) * [1, -1] + [0, _SIDE]
+    where = ax.transData.transform(xy) * [1, -1] + [0, side]
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(), where
 
 
