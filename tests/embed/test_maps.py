@@ -145,6 +145,18 @@ def test_impossible_options_of_umap_are_named(options: dict[str, object], told: 
 
 
 @pytest.mark.parametrize("method", [fit_tsne, fit_umap])
+def test_representations_without_a_map_are_named(method, blobs: Floats) -> None:
+    with pytest.raises(InputError, match="do not differ between cells"):
+        method(np.ones((40, 3)))
+    with pytest.raises(InputError, match=r"exceed 1e\+12 in size"):
+        method(blobs * 1e20)
+    with pytest.raises(OptionError, match=r"n_components must be a whole number from 1 to 1: 2\. .*init=\"random\""):
+        method(blobs[:, :1], init="pca")
+    with pytest.raises(OptionError, match="seed must be a whole number from 0"):
+        method(blobs, seed=-1)
+
+
+@pytest.mark.parametrize("method", [fit_tsne, fit_umap])
 def test_values_that_are_not_finite_are_named(method, blobs: Floats) -> None:
     bad = blobs.copy()
     bad[11, 1] = np.inf

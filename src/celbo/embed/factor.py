@@ -16,7 +16,7 @@ from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.sparse.linalg import eigsh
 
 from celbo.data.components import covariance, with_signs
-from celbo.embed.values import Floats, Values, at_least, sound
+from celbo.embed.values import Floats, Values, at_least, seeded, sound
 from celbo.errors import CelboWarning, InputError
 
 __all__ = ["FactorAnalysis", "fit_factor_analysis"]
@@ -103,6 +103,7 @@ def fit_factor_analysis(
     InputError
         If values are not finite, or do not vary.
     """
+    seeded(seed)
     values = sound(values)
     n_cells, n_columns = values.shape
     at_least(1, "n_components", n_components, most=max(1, min(n_columns - 1, n_cells - 1)))

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from celbo.data.components import Components, principal_components, with_signs
-from celbo.embed.values import Floats, Values, at_least, imported, one_of, quiet, sound
+from celbo.embed.values import Floats, Values, at_least, imported, one_of, quiet, seeded, sound
 from celbo.errors import CelboWarning, InputError
 
 __all__ = ["ICA", "PCA", "components_of", "fit_ica", "fit_pca"]
@@ -88,6 +88,7 @@ def fit_pca(values: Values, *, n_components: int | None = None, seed: int = 0) -
 
 def components_of(values: Values, n_components: int | None, *, seed: int) -> tuple[Components, Floats]:
     """Return principal components of a sparse or dense matrix, and the scores of its cells, (cells, k)."""
+    seeded(seed)
     values = sound(values)
     most = min(values.shape[0] - 1, values.shape[1])
     found = principal_components(

@@ -35,8 +35,10 @@ class TSNE:
 
         Cells of the fit come near their coordinates, not exactly onto them.
         """
+        perplexity = min(5.0, (len(self.coordinates) - 1) / 3)
         with quiet():
-            return np.array(self._map.transform(self.space.transform(values)), dtype=np.float64)
+            placed = self._map.transform(self.space.transform(values), perplexity=perplexity)
+        return np.array(placed, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +115,13 @@ def fit_tsne(
     opentsne = imported("openTSNE", package="openTSNE", method="tsne")
     at_least(1, "n_components", n_components, most=2, fix="umap has maps of more dimensions.")
     at_least(1, "n_iter", n_iter)
+    at_least(1, "n_jobs", n_jobs)
     one_of("init", init, ("pca", "spectral", "random"))
     for name, value in (("exaggeration", exaggeration), ("learning_rate", learning_rate)):
         if value is not None:
             at_least(1e-3, name, value, kind="any")
     space = space_of(values, n_pcs=n_pcs, seed=seed)
+    _enough_for_pca(init, n_components, space)
     most = (len(space.coordinates) - 1) / 3
     fix = f"It is at most (cells - 1) / 3, here of {len(space.coordinates)} cells."
     at_least(1, "perplexity", perplexity, most=most, fix=fix, kind="any")
@@ -191,6 +195,7 @@ def fit_umap(
     if n_epochs is not None:
         at_least(1, "n_epochs", n_epochs)
     space = space_of(values, n_pcs=n_pcs, seed=seed)
+    _enough_for_pca(init, n_components, space)
     n_cells = len(space.coordinates)
     at_least(2, "n_neighbors", n_neighbors, most=n_cells - 1, fix=f"There are {n_cells} cells.")
     at_least(1, "n_components", n_components, most=max(1, n_cells - 2))
@@ -209,3 +214,10 @@ def fit_umap(
     with quiet():
         found = np.array(method.fit_transform(space.coordinates.astype(np.float32)), dtype=np.float64)
     return UMAP(found, space, float(method._a), float(method._b), method)
+
+
+def _enough_for_pca(init: str, n_components: int, space: Space) -> None:
+    """Raise an `OptionError` where first positions by PCA have fewer dimensions than the map."""
+    if init == "pca":
+        fix = 'The representation has no more dimensions: take init="random".'
+        at_least(1, "n_components", n_components, most=min(space.coordinates.shape), fix=fix)

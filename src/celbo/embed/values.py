@@ -16,8 +16,9 @@ from scipy import sparse
 from celbo.data.components import Components, principal_components
 from celbo.errors import DependencyError, InputError, OptionError, nearest
 
-__all__ = ["Floats", "Space", "Values", "at_least", "imported", "one_of", "quiet", "sound", "space_of"]
+__all__ = ["Floats", "Space", "Values", "at_least", "imported", "one_of", "quiet", "seeded", "sound", "space_of"]
 
+_LARGEST = 1e12
 Floats = NDArray[np.float64]
 Values = sparse.csr_matrix | NDArray[np.floating[Any]]
 """(cells, genes) CSR of log-normalised counts, or (cells, dimensions) dense representation."""
@@ -52,13 +53,25 @@ def space_of(values: Values, *, n_pcs: int, seed: int) -> Space:
     seed
         Of the principal components.
     """
+    seeded(seed)
     values = sound(values)
     n_columns = int(values.shape[1])
     if not sparse.issparse(values):
+        _usable(values)
         return Space(np.asarray(values, np.float64), None, n_columns)
     at_least(1, "n_pcs", n_pcs)
     components = principal_components(values, min(n_pcs, n_columns, values.shape[0] - 1), seed=seed)
     return Space(components.project(values), components, n_columns)
+
+
+def _usable(coordinates: NDArray[Any]) -> None:
+    """Raise unless cells differ, and squares of distances between them exist in single precision."""
+    if (coordinates == coordinates[0]).all():
+        raise InputError("do not differ between cells", where="values", fix="Neighbours need distances.")
+    largest = float(np.abs(coordinates).max())
+    if largest > _LARGEST:
+        fix = "Scale the representation."
+        raise InputError(f"exceed {_LARGEST:g} in size", where="values", value=f"{largest:g}", fix=fix)
 
 
 def sound(values: Values, *, n_columns: int | None = None) -> Values:
@@ -101,6 +114,11 @@ def at_least(
         what = "a whole number" if kind == "whole" else "a number"
         bounds = f"of at least {least:g}" if most == np.inf else f"from {least:g} to {most:g}"
         raise OptionError(f"must be {what} {bounds}", where=name, value=repr(value)[:80], fix=fix)
+
+
+def seeded(seed: int) -> None:
+    """Raise an `OptionError` unless a seed is one that every library takes."""
+    at_least(0, "seed", seed, most=2**32 - 1)
 
 
 def one_of(name: str, value: object, known: tuple[str, ...]) -> None:
