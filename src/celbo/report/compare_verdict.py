@@ -239,7 +239,7 @@ def _denoise(found: Comparison) -> Finding:
             sentence=f"This needs no model, and no method beats it: the best, {title}, reaches {best:.3f}.",
             caution="For denoising, no model is needed here.",
         )
-    close = _close(values, CLOSE_DENOISING)
+    close = _close(values, CLOSE_DENOISING, 3)
     told = f"It predicts molecules that were held out best.{_behind(found, values, close, lambda v: f'{v:.3f}')}"
     if len(plain):
         others = [f"{name} {value:.3f}" for name, value in plain.items()]
@@ -325,9 +325,9 @@ def _numbers(found: Comparison, method: str, *columns: str) -> list[float]:
     return [value_of(found, method, column) for column in columns]
 
 
-def _close(values: pd.Series[float], within: float) -> list[str]:
-    """Return the methods that differ from the first by little."""
-    gap = (values - values.iloc[0]).abs()
+def _close(values: pd.Series[float], within: float, digits: int = 2) -> list[str]:
+    """Return the methods that differ from the first by little, as far as the digits that are shown tell."""
+    gap = (values - values.iloc[0]).abs().round(digits)
     return [str(name) for name in values.index[1:] if gap[name] <= within]
 
 
