@@ -233,7 +233,7 @@ def test_killed_run_resumes_to_the_same_result(finished: RunResult, killed: Path
 
 def test_run_is_not_resumed_with_other_options(finished: RunResult) -> None:
     saved = build(RunConfig, read_toml(finished.folder / "run.toml"))
-    other = replace(saved, seed=4, scvi=replace(saved.scvi, n_latent=5))
+    other = replace(saved, seed=4, network=replace(saved.network, n_latent=5))
     with pytest.raises(OptionError, match="'seed', 'n_latent'"):
         RunFolder.open(other, resume=True)
 

@@ -229,7 +229,7 @@ def test_check_of_bad_counts_is_exit_code_3(bad_file: Path, capsys: pytest.Captu
 
 def test_train_leaves_a_model_and_its_options(trained: Path) -> None:
     assert {p.name for p in trained.iterdir()} == {"run.toml", "model", "tables", "versions.yml"}
-    assert tomllib.loads((trained / "run.toml").read_text())["scvi"]["n_latent"] == 4
+    assert tomllib.loads((trained / "run.toml").read_text())["network"]["n_latent"] == 4
 
 
 def test_latent_of_a_model_is_a_table_of_its_cells(trained: Path, counts_file: Path, tmp_path: Path) -> None:
@@ -378,3 +378,88 @@ def test_the_installed_command_returns_the_exit_code() -> None:
     if not script.exists():
         pytest.skip("celbo is not installed here")
     assert subprocess.run([script, "rnu"], capture_output=True, check=False).returncode == 2
+
+
+@pytest.fixture(scope="session")
+def trained_dca(counts_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of `celbo train --model dca`."""
+    out = tmp_path_factory.mktemp("dca") / "out"
+    options = ["--model", "dca", "--max-epochs", "2", "--ae-type", "nb", "--quiet"]
+    assert main(["train", str(counts_file), "--out", str(out), *options]) == 0
+    return out
+
+
+def test_train_of_another_model_takes_its_options(trained_dca: Path) -> None:
+    options = tomllib.loads((trained_dca / "run.toml").read_text())
+    assert options["model"] == "dca" and options["network"]["ae_type"] == "nb"
+    assert type(celbo.load(trained_dca / "model")).__name__ == "DCA"
+
+
+def test_another_model_has_its_own_plan_and_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    paper = printed(capsys, "train", "x.h5ad", "--model", "dca", "--preset", "paper", "--max-epochs", "7")
+    assert paper["ae_type"] == "zinb-conddisp" and paper["optimizer"] == "keras-rmsprop" and paper["max_epochs"] == 7
+    old = printed(capsys, "train", "x.h5ad", "--preset", "scvi_tools", "--likelihood", "nb")
+    assert old["initialisation"] == "uniform" and old["likelihood"] == "nb" and old["kl_warmup"] == 400
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--model", "dac"], "Did you mean 'dca'?"),
+        (["--model", "dca", "--preset", "papr"], "Did you mean 'paper'?"),
+        (["--model", "ldvae", "--ae-type", "nb"], "--ae-type"),
+    ],
+)
+def test_unknown_models_presets_and_options_are_named(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "x.h5ad", "--out", "x", *flags]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_run_refuses_a_model_without_posterior(
+    counts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(counts_file), "--model", "dca", "--out", str(tmp_path / "x")]) == 2
+    assert "celbo train" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_run_takes_another_model_of_counts(counts_file: Path, tmp_path: Path) -> None:
+    options = ["--model", "ldvae", "--max-epochs", "2", "--n-top-genes", "0", "--quiet"]
+    assert main(["run", str(counts_file), "--out", str(tmp_path / "x"), *options]) == 0
+    assert anndata.read_h5ad(tmp_path / "x" / "result.h5ad").obsm["X_ldvae"].shape == (150, 10)
+    assert "LDVAE" in (tmp_path / "x" / "report.html").read_text()
+
+
+def test_what_another_model_is_asked(trained_dca: Path, counts_file: Path, tmp_path: Path) -> None:
+    given = [str(trained_dca), str(counts_file), "--quiet"]
+    assert main(["latent", *given, "--out", str(tmp_path / "z.csv")]) == 0
+    assert main(["denoise", *given, "--out", str(tmp_path / "d.h5ad")]) == 0
+    assert main(["de", *given, "--groupby", "cell_type", "--out", str(tmp_path / "de.csv")]) == 2
+    model = celbo.load(trained_dca / "model", anndata.read_h5ad(counts_file))
+    expected = model.get_denoised_expression(return_numpy=True)
+    np.testing.assert_allclose(anndata.read_h5ad(tmp_path / "d.h5ad").X, expected, rtol=1e-5)
+
+
+def test_denoise_fits_a_method_that_is_named(counts_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "d.h5ad"
+    assert main(["denoise", "knn", str(counts_file), "--out", str(out), "--quiet"]) == 0
+    counts, found = anndata.read_h5ad(counts_file), anndata.read_h5ad(out)
+    np.testing.assert_allclose(found.X.sum(1), np.asarray(counts.X.sum(1)).ravel(), rtol=1e-3)
+
+
+def test_denoise_scores_methods_on_molecules_not_seen(
+    counts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores.csv"
+    assert main(["denoise", "knn", str(counts_file), "--evaluate", "--out", str(out), "--quiet"]) == 0
+    scores = pd.read_csv(out, index_col="method")
+    assert scores.loc["knn", "deviance"] < 0.9 * scores.loc["gene mean", "deviance"]
+    assert "gene mean" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "code"), [(["nothing", "FILE"], 3), (["knn,dca", "FILE"], 2), (["knn", "FILE", "--out", "x.csv"], 2)]
+)
+def test_denoise_of_a_method_that_cannot_is_an_error(given: list[str], code: int, counts_file: Path) -> None:
+    assert main(["denoise", *(str(counts_file) if word == "FILE" else word for word in given), "--quiet"]) == code

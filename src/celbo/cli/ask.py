@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from celbo.cli.options import DEFAULT_LOG, LogOptions, logged
+from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged
 from celbo.pipeline.ask import Asked, compare_groups, latent_table, write_denoised
 from celbo.pipeline.config import read_genes
+from celbo.pipeline.denoise import DENOISERS, denoise_files
 from celbo.results import write_frame
 
 __all__ = ["de", "denoise", "latent"]
@@ -80,22 +81,29 @@ def de(
 
 
 def denoise(
-    model: Path,
+    model: str,
     *data: str,
     out: Path = Path("denoised.h5ad"),
     genes: Path | None = None,
     transform_batch: tuple[str, ...] = (),
-    library_size: float | Literal["latent"] = 1.0,
+    library_size: float | Literal["latent", "observed"] | None = None,
     n_samples: int = 1,
+    evaluate: Switch = False,
+    layer: str | None = None,
+    batch_key: str | None = None,
     seed: int = 0,
     log: Log = DEFAULT_LOG,
 ) -> int:
     """Write the expected expression of each gene in each cell, streamed to a file.
 
+    With --evaluate nothing is written but a table of scores on molecules that the method has not seen (.csv, .tsv or
+    .parquet): it is fitted again to nine tenths of the molecules, and judged by the others.
+
     Parameters
     ----------
     model
-        Folder of a model or of a run.
+        Folder of a model or of a run; or a method to fit first: scvi, ldvae, scvae, vae, dca, autoimpute, autoencoder,
+        hpf or knn. Several, with commas, for --evaluate.
     data
         Files of counts; by default the cells of the run.
     out
@@ -105,14 +113,29 @@ def denoise(
     transform_batch
         Batch to decode as; given several times, their average. By default each cell's own.
     library_size
-        What the shares are multiplied by; "latent" is each cell's own library size.
+        Total of a cell: a number, "latent" for the cell's library size in the model, "observed" for its own total.
+        By default 1 for models of shares, and "observed" for others and for methods that are fitted here.
     n_samples
         Draws of the latent state, averaged.
+    evaluate
+        Score the methods instead.
+    layer
+        Layer with the counts, for a method that is fitted here.
+    batch_key
+        Column of obs with the batch, for a method that is fitted here.
     seed
-        Seed of the draws.
+        Seed of the draws, and of a fit.
     log
         See `LogOptions`.
     """
+    methods = model.split(",")
+    fitted_here = not Path(model).exists() and (evaluate or methods[0] in DENOISERS)
+    if evaluate or fitted_here:
+        with logged(log):
+            keys = {"layer": layer, "batch_key": batch_key}
+            told = denoise_files(data, methods, out=out, evaluate=evaluate, genes=genes, seed=seed, **keys)
+        print(told)
+        return 0
     with logged(log):
         write_denoised(
             Asked.open(model, data),

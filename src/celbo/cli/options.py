@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import sys
+import tomllib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter, Token
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from cyclopts import App, ArgumentCollection
     from cyclopts.argument import Argument
 
-__all__ = ["DEFAULT_LOG", "LogOptions", "Switch", "complete", "logged", "table"]
+__all__ = ["DEFAULT_LOG", "LogOptions", "Switch", "asked_model", "complete", "logged", "table", "with_options"]
 
 
 Switch = Annotated[bool, Parameter(negative=())]
@@ -50,14 +53,79 @@ def complete(app: App, commands: tuple[str, ...], arguments: ArgumentCollection)
     for argument in by_name.values():
         _keep_numbers(argument)
     file = _file_of_options(by_name)
-    if file is None:
-        return
-    from celbo.pipeline.config import read_toml
+    if file is not None:
+        from celbo.pipeline.config import read_toml
 
-    for name, value in read_toml(file).items():
-        wanting = by_name.get(name)
+        _fill(by_name, read_toml(file), source=str(file))
+    if "model" in by_name and "adam_eps" in by_name:  # a command that trains
+        _fill_for_model(by_name)
+
+
+def _fill(arguments: dict[str, Argument], values: Mapping[str, Any], *, source: str) -> None:
+    """Give options that have no value yet theirs."""
+    for name, value in values.items():
+        wanting = arguments.get(name)
         if wanting is not None and wanting.parse and not wanting.tokens:
-            wanting.append(Token(keyword=wanting.name, source=str(file), implicit_value=value))
+            wanting.append(Token(keyword=wanting.name, source=source, implicit_value=value))
+
+
+def _fill_for_model(arguments: dict[str, Argument]) -> None:
+    """Take what neither flag nor file gives from the preset, and then from the model's own plan."""
+    model = _value(arguments["model"]) or "scvi"
+    named = _value(arguments["preset"]) if "preset" in arguments else None
+    if named is None and model == "scvi":
+        return
+    from celbo.pipeline.config import plan_options, preset
+
+    if named is not None:
+        _fill(arguments, preset(model, named), source=f"preset {named}")
+    else:
+        _fill(arguments, plan_options(model), source=f"plan of {model}")
+
+
+def _value(argument: Argument) -> str | None:
+    if not argument.tokens:
+        return None
+    token = argument.tokens[-1]
+    return str(token.value or token.implicit_value)
+
+
+def asked_model(argv: Sequence[str]) -> str:
+    """Return the model that the arguments name, or the file of options that they name; "scvi" if none does.
+
+    It is looked for before the arguments are read, since they are read by the options of the model.
+    """
+    values: dict[str, str] = {}
+    for i, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name in ("--model", "--config", "--out"):
+            values[name] = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
+    if "--model" in values:
+        return values["--model"]
+    file = values.get("--config") or (f"{values.get('--out', '')}/run.toml" if "--resume" in argv else "")
+    try:
+        return str(tomllib.loads(Path(file).read_text(encoding="utf-8")).get("model", "scvi")) if file else "scvi"
+    except (OSError, ValueError):
+        return "scvi"  # what is wrong with the file is said when it is read
+
+
+def with_options(command: Callable[..., Any], kind: type[Any]) -> Callable[..., Any]:
+    """Return a command whose parameter `options` is of another class, which has other flags."""
+    hints = get_type_hints(command, include_extras=True)
+    hints["options"] = Annotated[kind, Parameter(name="*")]
+    signature = inspect.signature(command)
+    parameters = [
+        p.replace(annotation=hints[p.name], default=kind() if p.name == "options" else p.default)
+        for p in signature.parameters.values()
+    ]
+
+    @wraps(command)
+    def other(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, **kwargs)
+
+    other.__annotations__ = hints
+    other.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return other
 
 
 def _keep_numbers(argument: Argument) -> None:

@@ -13,8 +13,9 @@ import pandas as pd
 from celbo import results
 from celbo.data.read import read
 from celbo.errors import OptionError, listed
+from celbo.models.base import CountModel, Model
+from celbo.models.denoising import Denoising
 from celbo.models.options import batch_codes, gene_positions
-from celbo.models.scvi import SCVI
 from celbo.models.store import load
 from celbo.pipeline.steps import BUILT_IN, column_of, markers_of
 from celbo.posterior.differential import probability_of_higher_expression
@@ -30,7 +31,7 @@ __all__ = ["Asked", "compare_groups", "latent_table", "write_denoised"]
 class Asked:
     """A saved model with cells."""
 
-    model: SCVI
+    model: Model[Any]
     adata: AnnData
 
     @classmethod
@@ -58,9 +59,17 @@ class Asked:
         if not (folder / "model.json").exists() and (folder / "model" / "model.json").exists():
             folder = folder / "model"
         adata = BUILT_IN[names[0]]() if names[0] in BUILT_IN else read(names if len(names) > 1 else names[0])
-        loaded = load(folder, adata)
-        assert isinstance(loaded, SCVI)
-        return cls(loaded, adata)
+        return cls(load(folder, adata), adata)
+
+    @property
+    def count_model(self) -> CountModel[Any]:
+        """The model, once it is known to have a posterior of expression."""
+        if not isinstance(self.model, CountModel):
+            fix = (
+                "Take a model such as scvi, ldvae, scvae or vae; celbo latent and celbo denoise work with every model."
+            )
+            raise OptionError("has no posterior of expression", where=type(self.model).__name__, fix=fix)
+        return self.model
 
 
 def latent_table(asked: Asked) -> pd.DataFrame:
@@ -106,14 +115,14 @@ def compare_groups(
     if group1 is None:
         if group2 is not None:
             raise OptionError("needs --group1 beside it", where="--group2", value=repr(group2))
-        return markers_of(asked.model, column, n_samples=n_samples, seed=seed)
+        return markers_of(asked.count_model, column, n_samples=n_samples, seed=seed)
     names = column.astype(object).where(column.notna(), None).map(lambda name: None if name is None else str(name))
     one = _members(names, groupby, group1)
     other = np.setdiff1d(np.flatnonzero(names.notna()), one) if group2 is None else _members(names, groupby, group2)
     data = asked.model.data
     assert data is not None  # it was loaded with cells
     return probability_of_higher_expression(
-        asked.model.network, data, one, other, names=(group1, group2 or "rest"), n_samples=n_samples, seed=seed
+        asked.count_model.network, data, one, other, names=(group1, group2 or "rest"), n_samples=n_samples, seed=seed
     )
 
 
@@ -132,11 +141,14 @@ def write_denoised(
     *,
     genes: Sequence[str] | None = None,
     transform_batch: Sequence[str] = (),
-    library_size: float | Literal["latent"] = 1.0,
+    library_size: float | Literal["latent", "observed"] | None = None,
     n_samples: int = 1,
     seed: int = 0,
 ) -> Path:
     """Stream the expected expression of each gene in each cell into a file, with bounded memory.
+
+    Of a model with a posterior of expression that is the share of each gene times `library_size`; of another, such as
+    an autoencoder, its expected counts.
 
     Parameters
     ----------
@@ -149,17 +161,23 @@ def write_denoised(
     transform_batch
         Batches to decode as, averaged; none is each cell's own.
     library_size
-        What the shares are multiplied by; "latent" is each cell's own library size.
+        The total of a cell: a number, "latent" for the cell's own library size in the model, "observed" for its own
+        total. None is 1 for a model with a posterior of expression, and "observed" for another.
     n_samples
         Draws of the latent state, averaged.
     seed
         Seed of the draws.
     """
-    model = asked.model
+    model: Any = asked.model
+    if not issubclass(type(model), Denoising):
+        raise OptionError("does not say expected counts", where=type(model).__name__, fix="Take another model.")
     assert model.data is not None  # it was loaded with cells
     chosen = gene_positions(genes, model.schema)
     codes = batch_codes(list(transform_batch), model.schema) if transform_batch else None
     index = np.arange(model.data.n_cells)
+    if not isinstance(model, CountModel) or library_size == "observed":
+        return _write_counts(asked, path, chosen, library_size=library_size, batches=codes, seed=seed)
+    library_size = 1.0 if library_size is None else library_size
     if path.suffix.lower() != ".h5ad":
         return write_expression(
             model.network, model.data, index, path, genes=chosen, transform_batch=codes,
@@ -174,3 +192,33 @@ def write_denoised(
             library_size=library_size, n_samples=n_samples, seed=seed, out=write,
         )  # fmt: skip
     return path
+
+
+def _write_counts(
+    asked: Asked, path: Path, genes: Any, *, library_size: Any, batches: list[int] | None, seed: int
+) -> Path:
+    """Write the expected counts of every cell as .h5ad."""
+    model: Any = asked.model
+    if batches is not None or library_size == "latent":
+        which = "transform_batch" if batches is not None else "library_size='latent'"
+        raise OptionError("is only for a model with a posterior of expression", where=which, fix="Leave it out.")
+    if path.suffix.lower() != ".h5ad":
+        raise OptionError("has another ending than .h5ad", where=f"{str(path)!r}", fix="Give --out NAME.h5ad.")
+    names = np.asarray(model.schema.genes)
+    names = names if genes is None else names[genes]
+    size = library_size or "observed"
+    note = {"values": "expected counts", "library_size": str(size), "seed": seed}
+    with results.write_matrix_h5ad(path, obs=asked.adata.obs, var=pd.DataFrame(index=names), note=note) as write:
+        for start in range(0, model.data.n_cells, _CELLS):
+            index = np.arange(start, min(start + _CELLS, model.data.n_cells))
+            write(
+                start,
+                model.get_denoised_expression(
+                    indices=index, gene_list=list(names), library_size=size, return_numpy=True, seed=seed
+                ),
+            )
+    return path
+
+
+_CELLS = 2048
+"""Cells denoised and written at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -229,7 +230,7 @@ def _denoise(method: Method, task: Task, part: Part) -> None:
 @contextmanager
 def _watched(part: Part, every: float = 0.01) -> Iterator[None]:
     """Note wall seconds, and the peak of resident memory above that at the start (on Linux)."""
-    gc.collect()
+    _give_back()
     before, peak, done = _resident(), [0], threading.Event()
 
     def look() -> None:
@@ -247,6 +248,15 @@ def _watched(part: Part, every: float = 0.01) -> Iterator[None]:
         thread.join()
         if before:
             part.numbers["memory"] = max(0, peak[0] - before, _resident() - before) / 2**20
+
+
+def _give_back() -> None:
+    """Return what was freed to the system, where the allocator can (glibc): else a fit may reuse it unseen."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        return
 
 
 def _resident() -> int:

@@ -7,10 +7,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
+from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from celbo import results
@@ -25,7 +26,7 @@ from celbo.evaluate.denoising import score_held_out, split_molecules
 from celbo.files import atomic_json, atomic_write
 from celbo.pipeline.assess import Part, Task, assess
 from celbo.pipeline.config import TrainRunConfig
-from celbo.pipeline.methods import METHODS, Cells, chosen
+from celbo.pipeline.methods import METHODS, SAMPLES, Cells, chosen
 from celbo.pipeline.pages import known_labels
 from celbo.pipeline.steps import column_of, counts_of, opened
 from celbo.report.data import Categories
@@ -44,7 +45,7 @@ _PCS = 50
 class CompareConfig:
     """What a comparison does."""
 
-    methods: tuple[str, ...] = ("all",)
+    methods: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("all",)
     """Methods to compare, or all."""
     n_top_genes: int = 2000
     """Highly variable genes to compare on; 0 is all genes."""
@@ -69,8 +70,8 @@ class CompareConfig:
 
 def compare(
     data: AnnData | str | Path | Sequence[str | Path],
-    methods: str | Sequence[str] = "all",
     *,
+    methods: str | Sequence[str] = "all",
     config: CompareConfig | None = None,
     layer: str | None = None,
     batch_key: str | None = None,
@@ -117,12 +118,16 @@ def compare(
         If the data cannot be used; the message names the cell, gene or column and the fix.
     """
     config = config or CompareConfig()
-    names = chosen(config.methods if methods == "all" else methods)
+    names = chosen(config.methods if methods == "all" else tuple([methods] if isinstance(methods, str) else methods))
     keys = DataKeys(layer=layer, batch_key=batch_key, labels_key=labels_key)
-    source = [data] if isinstance(data, str | Path) else data
-    given = None if isinstance(source, Sequence) else source
-    files = () if given is not None else tuple(str(path) for path in source)  # type: ignore[union-attr]
-    adata = opened(TrainRunConfig(data=files), given)
+    files = (
+        (str(data),)
+        if isinstance(data, str | Path)
+        else tuple(map(str, data))
+        if isinstance(data, list | tuple)
+        else ()
+    )
+    adata = opened(TrainRunConfig(data=files), None if files else data)
     task, groups, about = _task(adata, keys, config)
     store = _Parts.open(out, {**asdict(config), **asdict(keys), **about}, resume=resume, force=force)
     baselines = _baselines(task)
@@ -323,5 +328,7 @@ def _write(out: Path, found: Comparison, groups: Mapping[str, Categories | None]
         source=", ".join(about["files"]),
         command=about["command"],
         seed=about["seed"],
+        n_samples=SAMPLES,
+        versions=results.versions(),
     )
     write_compare_page(page, out / "compare.html")

@@ -2,7 +2,8 @@
 
 The command line is made from these classes and `run.toml` is written from them, so that the three cannot drift. Option
 names are unique over all sections: on the command line they stand flat (`--n-latent 20`), in TOML in the table of their
-section (`[scvi] n_latent = 20`) or flat at the top of the file.
+section (`[network] n_latent = 20`) or flat at the top of the file. The options of the network are those of the model
+that `model` names: `config_for` gives the class.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -22,9 +24,10 @@ from cyclopts import Group, Parameter
 from celbo.data.schema import DataKeys
 from celbo.errors import OptionError, listed, nearest
 from celbo.models.scvi import SCVIConfig
+from celbo.models.store import class_names, model_class
 from celbo.training.plan import TrainConfig
 
-__all__ = ["GraphConfig", "Option", "RunConfig", "SelectionConfig", "TrainRunConfig"]
+__all__ = ["GraphConfig", "Option", "RunConfig", "SelectionConfig", "TrainRunConfig", "config_for", "preset", "system"]
 
 _GROUPS = {
     name: Group(name, sort_key=i)
@@ -84,6 +87,9 @@ class GraphConfig:
             _at_least(least, name, getattr(self, name))
 
 
+Config = TypeVar("Config", bound="TrainRunConfig")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRunConfig:
     """Everything from the file to the trained model."""
@@ -92,8 +98,8 @@ class TrainRunConfig:
     """Files of counts; several are joined on their shared genes."""
     out: str | None = None
     """Folder to write to."""
-    model: Literal["scvi"] = "scvi"
-    """Model to train."""
+    model: str = "scvi"
+    """Model to train: autoencoder, autoimpute, dca, hpf, ldvae, scvae, scvi, scvis, vae or vasc."""
     seed: int = 0
     """Seed of everything that is random."""
     device: str = "auto"
@@ -104,14 +110,17 @@ class TrainRunConfig:
         default_factory=SelectionConfig
     )
     """Which genes and cells the model is trained on."""
-    scvi: Annotated[SCVIConfig, Parameter(name="*", group=_GROUPS["Model"])] = field(default_factory=SCVIConfig)
-    """The model."""
+    network: Annotated[SCVIConfig, Parameter(name="*", group=_GROUPS["Model"])] = field(default_factory=SCVIConfig)
+    """The model's network; another class for each model, see `config_for`."""
     train: Annotated[TrainConfig, Parameter(name="*", group=_GROUPS["Training"])] = field(default_factory=TrainConfig)
     """How it is trained."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values with an `OptionError` that names the option."""
         _at_least(0, "seed", self.seed)
+        if not isinstance(self.network, system(self.model).config_class):
+            fix = f"Make them with celbo.pipeline.config.config_for({self.model!r}, RunConfig)."
+            raise OptionError("are not those of the model", where="the options of the network", fix=fix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +133,103 @@ class RunConfig(TrainRunConfig):
     """What is computed from the latent space."""
 
 
+def config_for(model: str, kind: type[Config]) -> type[Config]:
+    """Return the class of options whose network is that of a model, and whose training is its default.
+
+    Parameters
+    ----------
+    model
+        Name of the model on the command line, such as "dca".
+    kind
+        `RunConfig` or `TrainRunConfig`.
+
+    Raises
+    ------
+    OptionError
+        If there is no such model; the message names the nearest one.
+    """
+    key: Any = (system(model), kind)
+    made: type[Config] = kind if model == "scvi" else _made_for(*key)
+    return made
+
+
+@cache
+def _made_for(found: Any, kind: Any) -> type[Any]:
+    network, train = (Parameter(name="*", group=_GROUPS[group]) for group in ("Model", "Training"))
+    namespace: dict[str, Any] = {
+        "__annotations__": {
+            "model": str,
+            "network": Annotated[found.config_class, network],
+            "train": Annotated[TrainConfig, train],
+        },
+        "__doc__": kind.__doc__,
+        "__module__": kind.__module__,  # where its inherited annotations are read
+        "model": found.__name__.lower(),
+        "network": field(default_factory=found.config_class),
+        "train": field(default_factory=lambda: default_plan(found)),
+    }
+    made: type[Any] = dataclass(frozen=True, kw_only=True)(type(kind.__name__, (kind,), namespace))
+    return made
+
+
+def default_plan(found: type[Any], config: Any = None) -> TrainConfig:
+    """Return the plan that a model follows where none is given, for its default or another configuration."""
+    model: Any = object.__new__(found)  # a plan needs no data
+    model.config = found.config_class() if config is None else config
+    plan: TrainConfig = model.default_plan()
+    return plan
+
+
+def preset(model: str, name: str) -> dict[str, Any]:
+    """Return the options in which a published configuration of a model and its plan differ from the defaults.
+
+    Parameters
+    ----------
+    model
+        Name of the model on the command line.
+    name
+        Name of the preset: a class method of the model's configuration; its plan is `<name>_plan` of the model, or the
+        class method of `TrainConfig` of this name, if there is one.
+
+    Raises
+    ------
+    OptionError
+        If there is none; the message names the nearest one.
+    """
+    found = system(model)
+    known = [key for key, value in vars(found.config_class).items() if isinstance(value, classmethod)]
+    if name not in known:
+        raise OptionError("is not a preset", where=f"preset {name!r} of {model}", fix=nearest(name, known))
+    config = getattr(found.config_class, name)()
+    made = getattr(found, f"{name}_plan", getattr(TrainConfig, name, None))
+    plan = default_plan(found, config) if made is None else made()
+    return {**_changed(config, found.config_class()), **_changed(plan, TrainConfig())}
+
+
+def plan_options(model: str) -> dict[str, Any]:
+    """Return the options in which the default plan of a model differs from that of celbo."""
+    return _changed(default_plan(system(model)), TrainConfig())
+
+
+def _changed(given: Any, usual: Any) -> dict[str, Any]:
+    pairs = ((f.name, getattr(given, f.name)) for f in fields(given))
+    return {name: value for name, value in pairs if value != getattr(usual, name)}
+
+
+def system(model: str) -> type[Any]:
+    """Return the class of a model by its name on the command line: that of the class in lower case.
+
+    Raises
+    ------
+    OptionError
+        If there is none; the message names the nearest one.
+    """
+    names = {name.lower(): name for name in class_names()}
+    if model not in names:
+        raise OptionError("is not a model", where=f"model {model!r}", fix=nearest(model, names))
+    return model_class(names[model])
+
+
 @dataclass(frozen=True)
 class Option:
     """One option: where it belongs and what it may hold."""
@@ -133,9 +239,6 @@ class Option:
     name: str
     hint: Any
     default: Any
-
-
-Config = TypeVar("Config", bound=TrainRunConfig)
 
 
 def options_of(kind: type[TrainRunConfig] = RunConfig) -> dict[str, Option]:
@@ -282,16 +385,18 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     OptionError
         If the file is missing or is not TOML, or if a key or a value is impossible.
     """
-    where, known = f"{path}", options_of()
+    where, parsed = f"{path}", _parsed(path)
+    kind = config_for(str(parsed.get("model", "scvi")), RunConfig)
+    known = options_of(kind)
     values: dict[str, Any] = {}
-    for name, value in _parsed(path).items():
+    for name, value in parsed.items():
         if name == MADE_BY:
             continue
         inner = value if isinstance(value, dict) else {name: value}
         section = name if isinstance(value, dict) else None
-        if section is not None and section not in _sections(RunConfig):
+        if section is not None and section not in _sections(kind):
             raise OptionError(
-                "has an unknown table", where=where, value=f"[{name}]", fix=nearest(name, _sections(RunConfig))
+                "has an unknown table", where=where, value=f"[{name}]", fix=nearest(name, _sections(kind))
             )
         for key, given in inner.items():
             option = _known(key, {k: o for k, o in known.items() if section in (None, o.section)}, where)

@@ -11,8 +11,8 @@ import pandas as pd
 
 from celbo import results
 from celbo.errors import OptionError
-from celbo.models.scvi import SCVI
-from celbo.pipeline.config import Config, RunConfig, TrainRunConfig
+from celbo.models.base import CountModel, Model
+from celbo.pipeline.config import Config, RunConfig, TrainRunConfig, system
 from celbo.pipeline.folder import RunFolder
 from celbo.pipeline.pages import Found, report_data, tables_of, write_multiqc
 from celbo.pipeline.steps import Job, embed, markers_of, trained
@@ -29,8 +29,8 @@ class RunResult:
     """What a run found, beside the files it wrote."""
 
     adata: AnnData
-    """All genes and the kept cells, with `obsm["X_scvi"]`, `obsm["X_umap"]` and `obs["leiden"]`."""
-    model: SCVI
+    """All genes and the kept cells, with `obsm["X_<model>"]`, `obsm["X_umap"]` and `obs["leiden"]`."""
+    model: CountModel[Any]
     folder: Path
     """Folder of the run."""
     report: Path
@@ -101,8 +101,14 @@ def run(
     """
     keys = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
     asked = _with_keywords(config or RunConfig(), data, out, keys=keys, seed=seed)
+    if not issubclass(system(asked.model), CountModel):
+        fix = "Use celbo train, celbo latent and celbo denoise."
+        raise OptionError(
+            "has no posterior of expression to find markers with", where=f"model {asked.model!r}", fix=fix
+        )
     job = Job(RunFolder.open(asked, resume=resume, force=force), resume, progress)
     adata, model = trained(job, _given(data))
+    assert isinstance(model, CountModel)
     with job.step("latent space, clusters and maps"):
         embed(adata, model, job)
     with job.step("marker genes"):
@@ -119,7 +125,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     progress: bool | None = None,
-) -> SCVI:
+) -> Model[Any]:
     """Check the data, choose the genes, train the model and save it in `out`: the first half of `run`.
 
     Parameters and errors as in `run`.
@@ -155,7 +161,9 @@ def _call(config: RunConfig) -> str:
     return f"celbo.run({', '.join(map(repr, config.data)) or 'adata'}, out={config.out!r}, ...)  # options: run.toml"
 
 
-def _finish(job: Job[RunConfig], adata: AnnData, model: SCVI, markers: pd.DataFrame, command: str) -> RunResult:
+def _finish(
+    job: Job[RunConfig], adata: AnnData, model: CountModel[Any], markers: pd.DataFrame, command: str
+) -> RunResult:
     """Compute the numbers, and write every file."""
     folder, config = job.folder, job.config
     with job.step("numbers and files"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,11 +19,11 @@ from celbo.models.store import model_class
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["METHODS", "Cells", "Fitted", "Method", "chosen"]
+__all__ = ["METHODS", "SAMPLES", "Cells", "Fitted", "Method", "chosen"]
 
 Floats = NDArray[np.floating[Any]]
 Family = Literal["classical", "factorisation", "autoencoder", "variational"]
-_SAMPLES = 100
+SAMPLES = 100
 """Importance samples of a cell: enough for differences between methods, which are tens of nats."""
 
 
@@ -68,7 +69,7 @@ class Fitted:
         """Return the log-likelihood of counts given their own code, (cells,) nats: of deterministic autoencoders."""
         return None
 
-    def denoised(self, cells: Cells) -> Any:
+    def denoised(self, cells: Cells, *, zero_inflation: bool = True) -> Any:
         """Return expected counts at the depth of the cells, (cells, genes) or blocks of it."""
         return None
 
@@ -112,7 +113,7 @@ class _FactorAnalysis(_Classical):
     def log_likelihood(self, cells: Cells) -> Floats:
         from celbo.evaluate.gaussian import factor_analysis_log_likelihood
 
-        return factor_analysis_log_likelihood(self.fit, cells.counts, target=self.target, n_samples=_SAMPLES)
+        return factor_analysis_log_likelihood(self.fit, cells.counts, target=self.target, n_samples=SAMPLES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,17 +155,17 @@ class _Model(Fitted):
     def log_likelihood(self, cells: Cells) -> Floats | None:
         if "evidence" not in self.answers:
             return None
-        return np.asarray(self.model.get_marginal_ll(cells.adata, n_samples=_SAMPLES, per_cell=True))
+        return np.asarray(self.model.get_marginal_ll(cells.adata, n_samples=SAMPLES, per_cell=True))
 
     def reconstruction(self, cells: Cells) -> Floats | None:
         if "reconstruction" not in self.answers:
             return None
         return -np.asarray(self.model.get_reconstruction_error(cells.adata, per_cell=True))
 
-    def denoised(self, cells: Cells) -> Any:
+    def denoised(self, cells: Cells, *, zero_inflation: bool = True) -> Any:
         if "denoise" not in self.answers:
             return None
-        return self.model.get_denoised_expression(cells.adata, zero_inflation=True, return_numpy=True)
+        return self.model.get_denoised_expression(cells.adata, zero_inflation=zero_inflation, return_numpy=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +175,7 @@ class _GaussianModel(_Model):
     def log_likelihood(self, cells: Cells) -> Floats:
         from celbo.evaluate.gaussian import gaussian_model_log_likelihood
 
-        return gaussian_model_log_likelihood(self.model, cells.adata, n_samples=_SAMPLES)
+        return gaussian_model_log_likelihood(self.model, cells.adata, n_samples=SAMPLES)
 
 
 def _model(
@@ -323,6 +324,7 @@ def chosen(methods: str | list[str] | tuple[str, ...]) -> list[str]:
         return list(METHODS)
     unknown = [name for name in names if name not in METHODS]
     if unknown or not names:
-        value = repr(unknown[0]) if unknown else "none"
-        raise OptionError("is not a method", where="methods", value=value, fix=nearest(str(unknown[:1]), METHODS))
+        first = str(unknown[0]) if unknown else ""
+        fix = "Name the files before --methods." if Path(first).suffix else nearest(first, METHODS)
+        raise OptionError("names no method", where="methods", value=repr(first), fix=fix)
     return [name for name in METHODS if name in names]

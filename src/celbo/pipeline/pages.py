@@ -14,9 +14,9 @@ from scipy import sparse
 from celbo import results
 from celbo.evaluate import ari, compare_latents, nmi, predictive_check
 from celbo.files import atomic_json
-from celbo.models.scvi import SCVI
+from celbo.models.base import CountModel
 from celbo.pipeline.config import RunConfig, flat, to_toml
-from celbo.pipeline.steps import Job, column_of, counts_of
+from celbo.pipeline.steps import Job, column_of, counts_of, latent_slot
 from celbo.report.build import Categories, DotPlot, ReportData, top_markers
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Found:
     """What a run found."""
 
     adata: AnnData
-    model: SCVI
+    model: CountModel[Any]
     markers: pd.DataFrame
     config: RunConfig
     batch: Categories | None
@@ -55,14 +55,14 @@ class Found:
     nmi: float | None
 
     @classmethod
-    def of(cls, adata: AnnData, model: SCVI, markers: pd.DataFrame, config: RunConfig) -> Found:
+    def of(cls, adata: AnnData, model: CountModel[Any], markers: pd.DataFrame, config: RunConfig) -> Found:
         """Compute the numbers of a run whose slots are written."""
         keys = config.keys
         batch = None if keys.batch_key is None else Categories.of(keys.batch_key, column_of(adata, keys.batch_key))
         labels = None if keys.labels_key is None else known_labels(keys.labels_key, column_of(adata, keys.labels_key))
         clusters = Categories.of("cluster", adata.obs["leiden"])
         held_out = model.validation_indices
-        spaces = {"before": adata.obsm["X_pca"], "after": adata.obsm["X_scvi"]}
+        spaces = {"before": adata.obsm["X_pca"], "after": adata.obsm[latent_slot(config)]}
         codes = [None if groups is None else groups.codes for groups in (batch, labels, clusters)]
         return cls(
             adata=adata,
@@ -104,8 +104,9 @@ class Found:
             "options": to_toml(self.config),
             "versions": results.versions(),
             "numbers": self.numbers(),
-            "slots": "X_scvi: latent state. X_umap: its map. leiden: its clusters. X_pca and X_umap_before: "
-            "log-normalised counts, without the model. highly_variable: genes the model was trained on.",
+            "slots": f"{latent_slot(self.config)}: latent state. X_umap: its map. leiden: its clusters. "
+            "X_pca and X_umap_before: log-normalised counts, without the model. "
+            "highly_variable: genes the model was trained on.",
         }
 
 
@@ -119,7 +120,7 @@ def known_labels(title: str, column: pd.Series[Any]) -> Categories:
 def tables_of(found: Found) -> dict[str, pd.DataFrame]:
     """Return the tables of a run by name, those of cells and genes indexed by their names."""
     adata = found.adata
-    latent = np.asarray(adata.obsm["X_scvi"])
+    latent = np.asarray(adata.obsm[latent_slot(found.config)])
     cells = pd.Index(adata.obs_names.astype(str), name="cell")
     clusters = pd.DataFrame({"leiden": adata.obs["leiden"].astype(str).to_numpy()}, index=cells)
     clusters[["umap_1", "umap_2"]] = np.asarray(adata.obsm["X_umap"])
@@ -163,6 +164,7 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
     used = f"Among the {found.n_used:,} genes the model was trained on, of {found.adata.n_vars:,} in the file."
     return ReportData(
         title=_title(config),
+        model=_NAMES.get(config.model, config.model),
         source=", ".join(config.data),
         n_cells=adata.n_obs,
         n_genes=adata.n_vars,
@@ -178,7 +180,10 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
         stopped=fitted.stopped,
         best_epoch=fitted.best_epoch,
         held_out_elbo=found.held_out_elbo,
-        embeddings={"Before (PCA)": adata.obsm["X_umap_before"], "After (scVI)": adata.obsm["X_umap"]},
+        embeddings={
+            "Before (PCA)": adata.obsm["X_umap_before"],
+            f"After ({_NAMES.get(config.model, config.model)})": adata.obsm["X_umap"],
+        },
         metrics=found.metrics,
         ari=found.ari,
         nmi=found.nmi,
@@ -194,6 +199,7 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
     )
 
 
+_NAMES = {"scvi": "scVI", "ldvae": "LDVAE", "scvae": "scVAE", "vae": "VAE"}
 _BUILT_IN_TITLES = {
     "demo:pbmc": "700 blood cells (celbo demo)",
     "demo:simulated": "Simulated cells in three batches (celbo demo)",
@@ -218,7 +224,7 @@ def _sections(config: RunConfig, plan: Mapping[str, Any]) -> dict[str, Any]:
     return {"run": plain, **sections, "train": dict(plan)}
 
 
-def _predictive(model: SCVI, seed: int) -> pd.DataFrame:
+def _predictive(model: CountModel[Any], seed: int) -> pd.DataFrame:
     """Compare the counts of some cells with counts drawn for them."""
     assert model.data is not None
     cells = np.arange(model.data.n_cells)

@@ -23,16 +23,17 @@ from celbo.data.genes import filter_cells, select_genes
 from celbo.data.read import read
 from celbo.data.schema import DataKeys
 from celbo.errors import CelboWarning, OptionError, SchemaError, nearest
-from celbo.models.scvi import SCVI
+from celbo.models.base import CountModel, Model
+from celbo.models.options import requires_counts
 from celbo.models.store import load
-from celbo.pipeline.config import RunConfig, TrainRunConfig, read_genes
+from celbo.pipeline.config import RunConfig, TrainRunConfig, read_genes, system
 from celbo.pipeline.folder import ConfigT, RunFolder
 from celbo.posterior.differential import one_versus_rest
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["BUILT_IN", "Job", "column_of", "counts_of", "embed", "markers_of", "opened", "trained"]
+__all__ = ["BUILT_IN", "Job", "column_of", "counts_of", "embed", "latent_slot", "markers_of", "opened", "trained"]
 
 _log = logging.getLogger("celbo.pipeline")
 
@@ -96,7 +97,7 @@ class Job(Generic[ConfigT]):
 # ------------------------------------------------------------------------------------------------- data and training
 
 
-def trained(job: Job[Any], given: AnnData | None) -> tuple[AnnData, SCVI]:
+def trained(job: Job[Any], given: AnnData | None) -> tuple[AnnData, Model[Any]]:
     """Read, check, choose the genes and train.
 
     Returns
@@ -148,7 +149,7 @@ def _checked(job: Job[Any], adata: AnnData) -> AnnData:
         before = adata.n_obs
         adata = filter_cells(adata, layer=job.keys.layer, **wanted)
         job.warn(f"Quality filters left out {before - adata.n_obs:,} of {before:,} cells.")
-    found = check(adata, **asdict(job.keys), require_counts=config.scvi.likelihood != "normal")
+    found = check(adata, **asdict(job.keys), require_counts=requires_counts(config.network))
     for finding in found.warnings:
         job.warn(finding.message)
     found.raise_if_bad()
@@ -174,17 +175,16 @@ def _select(job: Job[Any], adata: AnnData) -> AnnData:
     return adata[seen].copy()
 
 
-def _model(job: Job[Any], used: AnnData) -> SCVI:
+def _model(job: Job[Any], used: AnnData) -> Model[Any]:
     """Train the model, or load it where an earlier part of this run has saved it."""
     config, folder = job.config, job.folder
     if job.resume and (folder.model / "model.json").exists():
-        loaded = load(folder.model, used)
-        assert isinstance(loaded, SCVI)
         _log.info("the model was trained already")
-        return loaded
+        return load(folder.model, used)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CelboWarning)  # of the chosen genes; all of them were checked before
-        model = SCVI(used, config=config.scvi, seed=config.seed, **asdict(job.keys))
+        kind = system(config.model)
+        model: Model[Any] = kind(used, config=config.network, seed=config.seed, **asdict(job.keys))
     model.train(
         config.train, device=config.device, progress=job.progress, checkpoint_dir=folder.checkpoint, resume=job.resume
     )
@@ -202,16 +202,22 @@ def _model(job: Job[Any], used: AnnData) -> SCVI:
 # ------------------------------------------------------------------------------------------------- clusters and maps
 
 
-def embed(adata: AnnData, model: SCVI, job: Job[RunConfig]) -> None:
+def embed(adata: AnnData, model: CountModel[Any], job: Job[RunConfig]) -> None:
     """Write the latent space, its clusters and map, and the map before the model, into the slots of the result."""
     config = job.config
-    results.write_latent(adata, "X_scvi", model.get_latent_representation())
-    _neighbours(adata, "X_scvi", config)
+    slot = latent_slot(config)
+    results.write_latent(adata, slot, model.get_latent_representation())
+    _neighbours(adata, slot, config)
     _leiden(adata, config)
     results.write_latent(adata, "X_umap", _umap(adata, config))
     before = _before(adata, config, job.keys.layer)
     results.write_latent(adata, "X_pca", before.obsm["X_pca"])
     results.write_latent(adata, "X_umap_before", _umap(before, config))
+
+
+def latent_slot(config: TrainRunConfig) -> str:
+    """Return the slot of `obsm` that the latent space is written to, such as "X_scvi"."""
+    return f"X_{config.model}"
 
 
 def _neighbours(adata: AnnData, slot: str, config: RunConfig) -> None:
@@ -282,7 +288,7 @@ def column_of(adata: AnnData, name: str) -> pd.Series[Any]:
 
 
 def markers_of(
-    model: SCVI, groups: pd.Series[Any], *, n_markers: int = 0, n_samples: int = 5000, seed: int = 0
+    model: CountModel[Any], groups: pd.Series[Any], *, n_markers: int = 0, n_samples: int = 5000, seed: int = 0
 ) -> pd.DataFrame:
     """Return the genes that each group of cells expresses more than the others, by the model's posterior.
 
