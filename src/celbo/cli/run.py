@@ -26,7 +26,6 @@ _RUN, _TRAIN = RunConfig(), TrainRunConfig()
 def run(
     *data: str,
     options: Annotated[RunConfig, Flat] = _RUN,
-    preset: str | None = None,
     config_file: File = None,
     resume: Switch = False,
     force: Switch = False,
@@ -44,9 +43,6 @@ def run(
         Files of counts: .h5ad, .zarr, .h5mu, 10x .h5, 10x mtx folder, .loom, .csv, .tsv. Several are joined.
     options
         See `RunConfig`.
-    preset
-        Published configuration of the model to start from, with its training plan, such as paper_2018 of scvi; flags
-        and the file of options win over it.
     config_file
         File of options (TOML), such as the run.toml of another run; flags win over it.
     resume
@@ -73,7 +69,6 @@ def run(
 def train(
     *data: str,
     options: Annotated[TrainRunConfig, Flat] = _TRAIN,
-    preset: str | None = None,
     config_file: File = None,
     resume: Switch = False,
     force: Switch = False,
@@ -90,9 +85,6 @@ def train(
         Files of counts: .h5ad, .zarr, .h5mu, 10x .h5, 10x mtx folder, .loom, .csv, .tsv. Several are joined.
     options
         See `TrainRunConfig`.
-    preset
-        Published configuration of the model to start from, with its training plan, such as paper_2018 of scvi; flags
-        and the file of options win over it.
     config_file
         File of options (TOML); flags win over it.
     resume

@@ -8,6 +8,7 @@ that `model` names: `config_for` gives the class.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import tomllib
@@ -100,6 +101,9 @@ class TrainRunConfig:
     """Folder to write to."""
     model: str = "scvi"
     """Model to train: autoencoder, autoimpute, dca, hpf, ldvae, scvae, scvi, scvis, vae or vasc."""
+    preset: str | None = None
+    """Published configuration of the model to start from, with its training plan, such as paper_2018 of scvi: flags and
+    the file of options win over it."""
     seed: int = 0
     """Seed of everything that is random."""
     device: str = "auto"
@@ -201,9 +205,28 @@ def preset(model: str, name: str) -> dict[str, Any]:
     if name not in known:
         raise OptionError("is not a preset", where=f"preset {name!r} of {model}", fix=nearest(name, known))
     config = getattr(found.config_class, name)()
-    made = getattr(found, f"{name}_plan", getattr(TrainConfig, name, None))
-    plan = default_plan(found, config) if made is None else made()
+    plan = preset_plan(model, name) or default_plan(found, config)
     return {**_changed(config, found.config_class()), **_changed(plan, TrainConfig())}
+
+
+def preset_plan(model: str, name: str, *, n_cells: int | None = None) -> TrainConfig | None:
+    """Return the training plan of a preset; None where it has none, or one that needs the number of cells, not given.
+
+    Parameters
+    ----------
+    model, name
+        As in `preset`.
+    n_cells
+        Cells to train on.
+    """
+    made: Any = getattr(system(model), f"{name}_plan", getattr(TrainConfig, name, None))
+    if made is None:
+        return None
+    needs = [p.name for p in inspect.signature(made).parameters.values() if p.default is p.empty]
+    if needs and n_cells is None:
+        return None
+    plan: TrainConfig = made(n_cells=n_cells) if needs else made()
+    return plan
 
 
 def plan_options(model: str) -> dict[str, Any]:

@@ -173,9 +173,7 @@ class _GaussianModel(_Model):
     """A model with a Gaussian density of log-normalised counts: scored by the probability of each count's interval."""
 
     def log_likelihood(self, cells: Cells) -> Floats:
-        from celbo.evaluate.gaussian import gaussian_model_log_likelihood
-
-        return gaussian_model_log_likelihood(self.model, cells.adata, n_samples=SAMPLES)
+        return np.asarray(self.model.get_count_ll(cells.adata, n_samples=SAMPLES, per_cell=True))
 
 
 def _model(

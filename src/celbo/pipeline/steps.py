@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -26,9 +26,10 @@ from celbo.errors import CelboWarning, OptionError, SchemaError, nearest
 from celbo.models.base import CountModel, Model
 from celbo.models.options import requires_counts
 from celbo.models.store import load
-from celbo.pipeline.config import RunConfig, TrainRunConfig, read_genes, system
+from celbo.pipeline.config import RunConfig, TrainRunConfig, default_plan, preset_plan, read_genes, system
 from celbo.pipeline.folder import ConfigT, RunFolder
 from celbo.posterior.differential import one_versus_rest
+from celbo.training.plan import TrainConfig
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -186,7 +187,11 @@ def _model(job: Job[Any], used: AnnData) -> Model[Any]:
         kind = system(config.model)
         model: Model[Any] = kind(used, config=config.network, seed=config.seed, **asdict(job.keys))
     model.train(
-        config.train, device=config.device, progress=job.progress, checkpoint_dir=folder.checkpoint, resume=job.resume
+        _plan(config, kind, used.n_obs),
+        device=config.device,
+        progress=job.progress,
+        checkpoint_dir=folder.checkpoint,
+        resume=job.resume,
     )
     if model.fitted is not None and model.fitted.stopped == "interrupted":
         raise KeyboardInterrupt(
@@ -197,6 +202,17 @@ def _model(job: Job[Any], used: AnnData) -> Model[Any]:
     if folder.checkpoint.exists():
         files.remove_folder(folder.checkpoint)
     return model
+
+
+def _plan(config: TrainRunConfig, kind: type[Any], n_cells: int) -> TrainConfig:
+    """Return the plan to train by: that of a preset may hang on the number of cells."""
+    if config.preset is None or preset_plan(config.model, config.preset) is not None:
+        return config.train
+    plan, usual = preset_plan(config.model, config.preset, n_cells=n_cells), default_plan(kind, config.network)
+    if plan is None:
+        return config.train
+    pairs = ((f.name, getattr(config.train, f.name)) for f in fields(TrainConfig))
+    return replace(plan, **{name: value for name, value in pairs if value != getattr(usual, name)})
 
 
 # ------------------------------------------------------------------------------------------------- clusters and maps
