@@ -19,7 +19,7 @@ import celbo
 from celbo.cli.app import main
 from celbo.pipeline.steps import BUILT_IN
 
-COMMANDS = ("demo", "run", "check", "train", "latent", "de", "denoise")
+COMMANDS = ("demo", "run", "check", "train", "latent", "de", "denoise", "embed", "compare")
 
 
 @pytest.fixture(scope="session")

@@ -226,9 +226,9 @@ def test_penalties_on_the_encoder_are_options_of_the_plan(pbmc):
 
 
 def test_layers_of_a_fork_follow_each_other(pbmc):
-    network = celbo.DCA(pbmc, ae_type="nb-fork", hidden=(16, 8, 12, 20)).network
+    network = celbo.DCA(pbmc, ae_type="nb-fork", n_hidden=(16, 8, 12, 20)).network
     assert tuple(network.linears[1].weight.shape) == (12, 8)  # of four layers the third is the code
-    network = celbo.DCA(pbmc, ae_type="nb-fork", hidden=(16, 8, 4, 12, 20)).network
+    network = celbo.DCA(pbmc, ae_type="nb-fork", n_hidden=(16, 8, 4, 12, 20)).network
     for branch in network.branches.values():
         assert [tuple(layer.weight.shape) for layer in branch.linears] == [(12, 4), (20, 12)]
 
@@ -243,7 +243,7 @@ def test_default_plan_is_no_worse_on_held_out_cells_than_the_faithful_one(pbmc):
 
 def test_presets_say_what_the_sources_say():
     assert (DCAConfig.paper().ae_type, DCAConfig.dca_0_3().ae_type) == ("zinb-conddisp", "nb-conddisp")
-    assert DCAConfig().hidden == DCAConfig.paper().hidden == (64, 32, 64)
+    assert DCAConfig().n_hidden == DCAConfig.paper().n_hidden == (64, 32, 64)
     plan = celbo.DCA.paper_plan(n_genes=100)
     assert (plan.optimizer, plan.learning_rate, plan.batch_size) == ("keras-rmsprop", 1e-3, 32)
     assert (plan.clip_value, plan.max_epochs, plan.patience) == (500, 300, 15)
@@ -253,7 +253,7 @@ def test_presets_say_what_the_sources_say():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("ae_type", "zinb-condisp"), ("hidden", ()), ("hidden", (64, 0)), ("ridge", -1.0), ("dropout_rate", 1.0)],
+    [("ae_type", "zinb-condisp"), ("n_hidden", ()), ("n_hidden", (64, 0)), ("ridge", -1.0), ("dropout_rate", 1.0)],
 )
 def test_impossible_option_is_named(pbmc, option, value):
     with pytest.raises(OptionError, match=option):

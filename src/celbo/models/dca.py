@@ -86,7 +86,7 @@ class DCAConfig:
 
     ae_type: AEType = "nb-conddisp"
     """What the decoder says about the counts; see `DCA`."""
-    hidden: tuple[int, ...] = (64, 32, 64)
+    n_hidden: tuple[int, ...] = (64, 32, 64)
     """Units of the hidden layers; the middle one is the code."""
     activation: Activation = "relu"
     """Activation of the hidden layers."""
@@ -110,7 +110,7 @@ class DCAConfig:
     """Start at the mean expression, or with all biases zero as the original does."""
 
     limits: ClassVar[dict[str, tuple[Callable[[Any], bool], str]]] = {
-        "hidden": (
+        "n_hidden": (
             lambda v: isinstance(v, tuple) and len(v) > 0 and all(type(n) is int and n >= 1 for n in v),
             "a tuple of at least one positive whole number",
         ),
@@ -135,7 +135,7 @@ class DCANetwork(nn.Module):
         super().__init__()
         self.config, self.kind = config, _TYPES[config.ae_type]
         self.likelihood = SquaredError() if config.ae_type == "normal" else make_likelihood(self.kind.likelihood)
-        n, widths = schema.n_genes, config.hidden
+        n, widths = schema.n_genes, config.n_hidden
         middle = len(widths) // 2
         self.transform = InputTransform(config.input, n)
         self.input_dropout = Dropout(config.input_dropout_rate)
