@@ -304,6 +304,14 @@ def test_the_headline_counts_purposes() -> None:
     )
 
 
+def test_the_headline_says_when_each_purpose_has_another_best() -> None:
+    found = comparison()
+    made = [dataclasses.replace(f, methods=(name,)) for f, name in zip(findings(found), NUMBERS, strict=True)]
+    assert headline(found, made) == (
+        "No method is best for more than one of the 5 purposes that could be judged: choose by what you need."
+    )
+
+
 def test_a_baseline_that_does_as_well_wins() -> None:
     found = about(comparison(baselines={"kNN smoothing": {"mcv_deviance": 0.79}}), "denoise")
     assert (found.level, found.winner, found.methods) == ("poor", "kNN smoothing", ())

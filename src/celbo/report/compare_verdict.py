@@ -96,6 +96,10 @@ def headline(found: Comparison, made: Sequence[Finding]) -> str:
         return "On these data, no method is shown to be best at anything but its cost."
     top = [str(method) for method in counts.index[counts == counts.max()]]
     times, of = int(counts.max()), len(judged)
+    if times == 1 < min(of, len(top)):
+        return (
+            f"No method is best for more than one of the {of} purposes that could be judged: choose by what you need."
+        )
     share = f"{times} of the {of} purposes that could be judged" if of > 1 else "the one purpose that could be judged"
     who, verb = spelled(_titles(found, top)), "is" if len(top) == 1 else "are each"
     rest = " No method leads everywhere: choose by what you need." if times < of else ""
