@@ -95,8 +95,8 @@ def _holes(model, values: sparse.csr_matrix, how: str) -> claims.LatentHoles:
 
 
 def test_the_plain_autoencoder_has_holes_where_the_vae_has_cells(bladder, values):
-    plain = celbo.Autoencoder(bladder, n_latent=10).train(progress=False, max_epochs=20)
-    variational = celbo.VAE(bladder, config=VAEConfig.squared_error(), n_latent=10).train(progress=False, max_epochs=20)
+    plain = celbo.Autoencoder(bladder, n_latent=10).train(progress=False, max_epochs=12)
+    variational = celbo.VAE(bladder, config=VAEConfig.squared_error(), n_latent=10).train(progress=False, max_epochs=12)
     box, normal, prior = (
         _holes(plain, values, "box"),
         _holes(plain, values, "normal"),
@@ -150,7 +150,7 @@ def test_without_the_divergence_the_standard_deviations_collapse(bladder):
     tables = {}
     for beta in (0.0, 1.0):
         config = VAEConfig.squared_error(beta=beta)
-        model = celbo.VAE(bladder, config=config, n_latent=2).train(progress=False, max_epochs=20)
+        model = celbo.VAE(bladder, config=config, n_latent=2).train(progress=False, max_epochs=12)
         tables[beta] = claims.posterior_deviations(*model.get_latent_representation(return_dist=True))
     assert tables[0.0]["deviation"].max() < 0.06  # their floor is 0.01
     assert tables[0.0]["relative"].max() < 0.02

@@ -80,16 +80,6 @@ class AutoencoderConfig:
             return () if self.linear else (128,)
         return tuple(self.n_hidden)
 
-    def stack(self, n_in: int, widths: tuple[int, ...], *, dropout_rate: float = 0.0) -> MLP:
-        """Return hidden layers of these widths."""
-        return MLP(
-            n_in,
-            widths,
-            activation="linear" if self.linear else self.activation,
-            batch_norm=self.batch_norm and not self.linear,
-            dropout_rate=0.0 if self.linear else dropout_rate,
-        )
-
 
 class CentredInput(nn.Module):
     """The transformed counts of a minibatch, and the mean of each gene over the training cells."""
@@ -132,9 +122,9 @@ class AutoencoderNetwork(nn.Module):
                 fix="With as many dimensions as genes a network learns to copy.",
             )  # fmt: skip
         self.input = CentredInput(config.transform, schema.n_genes)
-        self.encoder = config.stack(schema.n_genes, config.widths, dropout_rate=config.dropout_rate)
+        self.encoder = _stack(config, schema.n_genes, config.widths, config.dropout_rate)
         self.code = nn.Linear(self.encoder.n_out, config.n_latent)
-        self.decoder = config.stack(config.n_latent, config.widths[::-1])
+        self.decoder = _stack(config, config.n_latent, config.widths[::-1], 0.0)
         self.output = GeneLinear(self.decoder.n_out, schema.n_genes, fan_in=self.decoder.n_out)
 
     def prepare(self, data: CellData, train: np.ndarray) -> None:
@@ -180,6 +170,16 @@ class AutoencoderNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the code n_samples times, (samples, cells, latent), and the log total of each cell, (1, cells)."""
         return latent.z.sample(n_samples, generator), batch.library.log()[None]
+
+
+def _stack(config: AutoencoderConfig, n_in: int, widths: tuple[int, ...], dropout_rate: float) -> MLP:
+    return MLP(
+        n_in,
+        widths,
+        activation="linear" if config.linear else config.activation,
+        batch_norm=config.batch_norm and not config.linear,
+        dropout_rate=0.0 if config.linear else dropout_rate,
+    )
 
 
 class Autoencoder(Denoising, Model[AutoencoderConfig]):

@@ -7,6 +7,27 @@ text, whatever they hold.
 from celbo.plots.cells import plot_composition, plot_histogram
 from celbo.plots.embedding import plot_embedding
 from celbo.plots.genes import plot_dotplot, plot_ppc
+from celbo.plots.latent import (
+    plot_bounds,
+    plot_cosines,
+    plot_deviations,
+    plot_distances,
+    plot_elbo_identity,
+    plot_field,
+)
 from celbo.plots.training import plot_training
 
-__all__ = ["plot_composition", "plot_dotplot", "plot_embedding", "plot_histogram", "plot_ppc", "plot_training"]
+__all__ = [
+    "plot_bounds",
+    "plot_composition",
+    "plot_cosines",
+    "plot_deviations",
+    "plot_distances",
+    "plot_dotplot",
+    "plot_elbo_identity",
+    "plot_embedding",
+    "plot_field",
+    "plot_histogram",
+    "plot_ppc",
+    "plot_training",
+]

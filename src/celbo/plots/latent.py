@@ -13,7 +13,6 @@ from celbo.errors import InputError
 from celbo.plots.names import shown
 from celbo.plots.style import (
     ACCENT,
-    GRID,
     INK,
     MUTED,
     PAPER,
@@ -207,8 +206,8 @@ def plot_elbo_identity(terms: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axhline(evidence, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="ln p(x)")
     for i, value in enumerate(kl):
         ax.annotate(
-            f"KL {short(float(value))}", (i, evidence), (0, 4), textcoords="offset points", ha="center", va="bottom",
-            fontsize=10, color=INK,
+            f"KL {short(round(float(value), 9))}", (i, evidence), (0, 4), textcoords="offset points", ha="center",
+            va="bottom", fontsize=10, color=INK,
         )  # fmt: skip
     ax.set_ylim(floor, evidence + 0.3 * (evidence - floor))
     set_names(ax, "x", [str(name) for name in terms.index])
@@ -236,7 +235,7 @@ def plot_bounds(bounds: pd.DataFrame, *, evidence: float, ax: Axes | None = None
     tidy(ax, x="samples K", y="nats per cell")
     ax.axhline(evidence, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="ln p(x)")
     ax.errorbar(
-        bounds.index.to_numpy(), bounds["bound"], yerr=2 * bounds["error"], color=ACCENT, ecolor=GRID, marker="o",
+        bounds.index.to_numpy(), bounds["bound"], yerr=2 * bounds["error"], color=ACCENT, ecolor=MUTED, marker="o",
         markersize=4, linewidth=1.8, label="bound",
     )  # fmt: skip
     ax.set_xscale("log")
