@@ -139,7 +139,7 @@ def test_a_parameter_that_the_data_do_not_allow_is_a_reason_not_a_failure() -> N
     table = celbo.compare(few, methods=["tsne"], config=dataclasses.replace(CONFIG, denoise=False))
     assert np.isfinite(table.loc["tsne", "seed_overlap"])
     assert "parameter_overlap" not in table
-    assert "perplexity must be a number" in table.attrs["reasons"]["tsne, seed_overlap"]
+    assert "perplexity must be a number" in table.attrs["reasons"]["tsne, parameter_overlap"]
 
 
 def test_a_folder_in_use_is_kept_unless_forced(

@@ -94,7 +94,8 @@ def assess(name: str, task: Task) -> Part:
             "log_likelihood": lambda: _likelihood(fitted, task, part),
             "clusters": lambda: _agreement(space, task, part),
             "picture": lambda: _draw(method, space, task, part),
-            "seed_overlap": lambda: _again(method, space, task, part),
+            "seed_overlap": lambda: _other_seed(method, space, task, part),
+            "parameter_overlap": lambda: _other_parameters(method, task, part),
             "mcv_deviance": lambda: _denoise(method, task, part),
         }
         for column, step in steps.items():
@@ -182,19 +183,25 @@ def picture_of(space: Floats, *, is_map: bool, seed: int, variant: str = "") -> 
     return Picture(fit.coordinates.astype(np.float32), f"UMAP of {space.shape[1]} dimensions", variant)
 
 
-def _again(method: Method, space: Floats, task: Task, part: Part) -> None:
-    """Fit once more under another seed, and with the main parameter lower and higher."""
+def _other_seed(method: Method, space: Floats, task: Task, part: Part) -> None:
+    """Fit once more under another seed."""
     if not task.repeats:
         return
     other = _refit(method, task, task.seed + 1, {})
     _moved("seed", space, other, task, part)
     if method.is_map:
         part.pictures.append(picture_of(other, is_map=True, seed=task.seed, variant="another seed"))
+
+
+def _other_parameters(method: Method, task: Task, part: Part) -> None:
+    """Fit with the main parameter lower and higher."""
+    if not task.repeats:
+        return
+    if not method.variants:
+        part.reasons["parameter_overlap"] = "It has no one main parameter."
+        return
     spaces = [_refit(method, task, task.seed, options) for _, options in method.variants]
-    if len(spaces) == 2:
-        _moved("parameter", spaces[0], spaces[1], task, part)
-    else:
-        part.reasons["parameter_overlap"] = part.reasons["parameter_procrustes"] = "It has no one main parameter."
+    _moved("parameter", spaces[0], spaces[-1], task, part)
     if method.is_map:
         for (label, _), varied in zip(method.variants, spaces, strict=True):
             part.pictures.append(picture_of(varied, is_map=True, seed=task.seed, variant=label))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -202,6 +203,7 @@ def _task(
         seed=config.seed,
     )
     about = {"n_cells": plain.n_obs, "n_genes": adata.n_vars, "n_genes_used": int(used.sum()), "n_test": n_test}
+    about["counts"] = hashlib.sha256(counts.data.tobytes() + counts.indices.tobytes()).hexdigest()[:16]
     return task, groups, about
 
 

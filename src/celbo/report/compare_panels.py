@@ -182,7 +182,8 @@ def _steps(page: ComparePage) -> list[tuple[str, str]]:
             "Denoising",
             "molecular cross-validation: a fit to nine tenths of each cell's molecules, scored on the others",
         ),
-        "seed_overlap": ("Stability", "fits under another seed, and with the main parameter lower and higher"),
+        "seed_overlap": ("Stability", "fits under another seed"),
+        "parameter_overlap": ("Stability", "fits with the main parameter lower and higher"),
     }
     return [line for column, line in told.items() if column == "n_cells" or column in columns]
 

@@ -59,8 +59,8 @@ _NEAR = {
     **dict.fromkeys(("ari", "nmi", "label_silhouette", "batch_silhouette", "ilisi"), ("clusters",)),
     "neighbours_kept": ("picture",),
     "seed_procrustes": ("seed_overlap",),
-    "parameter_overlap": ("parameter_procrustes", "seed_overlap"),
-    "parameter_procrustes": ("parameter_overlap", "seed_overlap"),
+    "parameter_overlap": ("parameter_procrustes",),
+    "parameter_procrustes": ("parameter_overlap",),
 }
 """Where else the reason of a missing number may stand: one reason often explains several columns."""
 
