@@ -205,8 +205,8 @@ def project(
     q = Loadings(np.empty(size), np.empty(size), np.empty(size[0]))
     first = np.ones(size) if start is None else start.weight
     rate = np.zeros(size[0]) if start is None else start.hyper_rate
-    constants = (prior.shape, prior.hyper_rate, prior.hyper_posterior_shape(size[1]), max_iterations, tolerance)
-    arrays = (np.ascontiguousarray(other), sums, *constants, first, rate)
+    constants = (prior.shape, prior.hyper_shape, prior.hyper_rate, prior.hyper_posterior_shape(size[1]))
+    arrays = (np.ascontiguousarray(other), sums, constants, max_iterations, tolerance, first, rate)
     run_parallel(_project, *_arrays(counts), *arrays, q.shape, q.rate, q.hyper_rate)
     return q
 
@@ -412,10 +412,8 @@ def _project(
     values: Any,
     other: Any,
     sums: Any,
-    a: float,
-    b: float,
-    posterior_h: float,
-    max_iterations: int,
+    prior: Any,
+    limit: int,
     tolerance: float,
     first: Any,
     first_rate: Any,
@@ -423,29 +421,90 @@ def _project(
     rate: Any,
     hyper_rate: Any,
 ) -> None:
-    n = other.shape[1]
     for part in prange(bounds.shape[0] - 1):
-        shared, before, weight = np.empty(n), np.empty(n), np.empty(n)
+        work = np.empty((7, other.shape[1]))
         for i in range(bounds[part], bounds[part + 1]):
-            genes, counts = indices[indptr[i] : indptr[i + 1]], values[indptr[i] : indptr[i + 1]]
-            weight[:], before[:], total = first[i], -1.0, counts.sum()
-            hyper_rate[i] = first_rate[i] if first_rate[i] > 0 else _balanced_rate(total, sums, b, posterior_h)
-            for _ in range(max_iterations):
-                _allocate_row(genes, counts, weight, other, shared)
-                old_rate = hyper_rate[i]
-                hyper_rate[i] = _update_row(shared, sums, a, b, posterior_h / old_rate, shape[i], rate[i])
-                _write_weights(shape[i], rate[i], weight)
-                change = 0.0
-                for k in range(n):
-                    change, before[k] = max(change, abs(shared[k] - before[k])), shared[k]
-                if change <= tolerance * total and abs(hyper_rate[i] - old_rate) <= tolerance * old_rate:
-                    break
+            row = (indices[indptr[i] : indptr[i + 1]], values[indptr[i] : indptr[i + 1]])
+            work[0] = first[i]
+            start = first_rate[i] if first_rate[i] > 0 else _balanced_rate(row[1].sum(), sums, prior)
+            q = (shape[i], rate[i])
+            hyper_rate[i] = _project_row(row, other, sums, prior, limit, tolerance, start, q, work)
 
 
 @compiled()
-def _balanced_rate(total: float, sums: Any, b: float, posterior_h: float) -> float:
+def _project_row(
+    row: Any, other: Any, sums: Any, prior: Any, limit: int, tolerance: float, hyper: float, q: Any, work: Any
+) -> float:
+    """Write q of the loadings of a row and return the rate of q of its prior rate; `work[0]` holds first weights.
+
+    After two updates the logarithms of weights and rate go on in their direction (SQUAREM: Varadhan and Roland 2008,
+    doi:10.1111/j.1467-9469.2007.00585.x), and an update follows. Where the bound is lower than after the first of the
+    two, the second is gone back to: the bound rises all the way.
+    """
+    genes, counts = row
+    shape, rate = q
+    a, _, b, posterior_h = prior
+    weight, second, third, before, shared, safe_shape, safe_rate = work
+    total, done, guarded, least, safe_hyper = counts.sum(), 0, False, 0.0, hyper
+    while True:
+        logs = _allocate_row(genes, counts, weight, other, before)
+        if guarded and not _bound_of_row(logs, shape, rate, hyper, sums, prior) >= least:  # also where it is not finite
+            shape[:], rate[:], hyper, guarded = safe_shape, safe_rate, safe_hyper, False
+            _write_weights(shape, rate, weight)
+            continue
+        hyper_1 = _update_row(before, sums, a, b, posterior_h / hyper, shape, rate)
+        if done + 1 == limit:
+            return hyper_1
+        _write_weights(shape, rate, second)
+        logs = _allocate_row(genes, counts, second, other, shared)
+        least = _bound_of_row(logs, shape, rate, hyper_1, sums, prior)
+        hyper_2 = _update_row(shared, sums, a, b, posterior_h / hyper_1, shape, rate)
+        done += 2
+        change = 0.0
+        for k in range(shared.shape[0]):
+            change = max(change, abs(shared[k] - before[k]))
+        rests = change <= tolerance * total and abs(hyper_2 - hyper_1) <= tolerance * hyper_1
+        if rests or done + 2 > limit:
+            return hyper_2
+        safe_shape[:], safe_rate[:], safe_hyper = shape, rate, hyper_2
+        _write_weights(shape, rate, third)
+        hyper = _extrapolate(weight, second, third, hyper, hyper_1, hyper_2)
+        _allocate_row(genes, counts, weight, other, shared)
+        hyper = _update_row(shared, sums, a, b, posterior_h / hyper, shape, rate)
+        _write_weights(shape, rate, weight)
+        done, guarded = done + 1, True
+
+
+@compiled()
+def _bound_of_row(logs: float, shape: Any, rate: Any, hyper_rate: float, sums: Any, prior: Any) -> float:
+    a, h, b, posterior_h = prior
+    bound = logs - _divergence_of_row(shape, rate, hyper_rate, a, h, b, posterior_h)
+    for k in range(shape.shape[0]):
+        bound -= shape[k] / rate[k] * sums[k]
+    return bound
+
+
+@compiled()
+def _extrapolate(first: Any, second: Any, third: Any, rate_1: float, rate_2: float, rate_3: float) -> float:
+    """Go on in the direction of three points, on the scale of logarithms; write the weights and return the rate."""
+    step, bend = 0.0, 0.0
+    for k in range(first.shape[0] + 1):
+        x, y, z = (first[k], second[k], third[k]) if k < first.shape[0] else (rate_1, rate_2, rate_3)
+        one, two = math.log(y / x), math.log(z / y)
+        step += one * one
+        bend += (two - one) * (two - one)
+    length = 1.0 if bend <= 1e-12 * step else min(max(1.0, math.sqrt(step / bend)), 100.0)  # 1 is the third point
+    for k in range(first.shape[0]):
+        one, two = math.log(second[k] / first[k]), math.log(third[k] / second[k])
+        first[k] *= math.exp(2 * length * one + length * length * (two - one))
+    one, two = math.log(rate_2 / rate_1), math.log(rate_3 / rate_2)
+    return rate_1 * math.exp(2 * length * one + length * length * (two - one))
+
+
+@compiled()
+def _balanced_rate(total: float, sums: Any, prior: Any) -> float:
     """Return the rate of q of a row's prior rate if equal loadings explain its total."""
-    return b + sums.shape[0] * (total / sums.sum())
+    return prior[2] + sums.shape[0] * (total / sums.sum())
 
 
 @compiled(parallel=True)

@@ -142,7 +142,7 @@ class HPFNetwork(nn.Module):
         """Priors of cells and genes."""
         config, (b, d) = self.config, self.hyper_rates.tolist()
         a, c = shapes(config)
-        return GammaPrior(a, config.a_prime, b), GammaPrior(c, config.c_prime, d)
+        return GammaPrior(a, float(config.a_prime), b), GammaPrior(c, float(config.c_prime), d)
 
     def hold(
         self, cells: Loadings, genes: Loadings, priors: tuple[GammaPrior, GammaPrior], digest: npt.NDArray[np.int64]
@@ -165,7 +165,7 @@ class HPFNetwork(nn.Module):
 
 def shapes(config: HPFConfig) -> tuple[float, float]:
     """Return a and c."""
-    a, c = (1 / math.sqrt(config.n_components) if v is None else v for v in (config.a, config.c))
+    a, c = (1 / math.sqrt(config.n_components) if v is None else float(v) for v in (config.a, config.c))
     return a, c
 
 

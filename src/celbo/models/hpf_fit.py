@@ -102,7 +102,7 @@ def empirical_priors(
         ratios.append(mean / variance if variance > 0 else 1.0)  # equal totals: a variance like that of a Poisson
     b = hyper_shapes[0] * ratios[0] if rates[0] is None else float(rates[0])
     d = max(hyper_shapes[1] * ratios[1], b / 1000) if rates[1] is None else float(rates[1])
-    return GammaPrior(a, hyper_shapes[0], b), GammaPrior(c, hyper_shapes[1], d)
+    return GammaPrior(a, float(hyper_shapes[0]), b), GammaPrior(c, float(hyper_shapes[1]), d)
 
 
 class Ascent:
