@@ -31,6 +31,13 @@ def test_factors_and_weights_multiply_the_terms() -> None:
     torch.testing.assert_close(both.elbo(), torch.tensor([-1.5, -3.5]))  # factors do not touch the bound
 
 
+def test_schedule_of_a_network_weighs_what_is_minimised_and_not_what_epochs_are_compared_by() -> None:
+    plain, scheduled = loss(factors={"z": 3.0}), loss(factors={"z": 3.0}, schedule={"z": 4.0})
+    assert scheduled.total({}).item() == pytest.approx(plain.total({}).item() + 3 * 3.0 * 1.0)
+    assert scheduled.total({"z": torch.tensor(0.5)}).item() == pytest.approx(plain.total({}).item() + 3.0)
+    torch.testing.assert_close(scheduled.objective(), plain.objective())
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -31,14 +31,17 @@ class Loss:
     """Further penalties by name; each (cells,) or a scalar."""
     factors: Mapping[str, float] = field(default_factory=dict)
     """What a KL or an extra counts besides the plan's weight, such as the beta of a beta-VAE; 1 where none is given."""
+    schedule: Mapping[str, float] = field(default_factory=dict)
+    """What a KL or an extra counts at this step besides, where a network has a schedule of its own: 1 where none is
+    given, and at its end. It is not part of the objective that epochs are compared by."""
     is_bound: bool = True
     """Whether reconstruction and KL make a bound on the evidence: False for a deterministic autoencoder."""
 
     def total(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Return the scalar to minimise: the mean over cells of each term times factor and weight (1 if not given)."""
+        """Return the scalar to minimise: the mean of each term times factor, schedule and weight (1 if not given)."""
         total = self.reconstruction
         for name, term in (*self.kl.items(), *self.extras.items()):
-            factor = self.factors.get(name, 1.0)
+            factor = self.factors.get(name, 1.0) * self.schedule.get(name, 1.0)
             total = total.addcmul(term, weights[name], value=factor) if name in weights else total + factor * term
         return total.mean()
 
