@@ -82,7 +82,8 @@ def _rows(squares: Tensor, fourth: Tensor, log_precision: Tensor) -> tuple[Tenso
 
 def perplexity_of(p: Tensor) -> Tensor:
     """Return the perplexity of each row, (cells,), for rows (cells, cells) that sum to 1."""
-    return torch.special.entr(p).sum(1).exp()
+    entropy: Tensor = torch.special.entr(p).sum(1)
+    return entropy.exp()
 
 
 def smoothed(p: Tensor, share: float = 0.1) -> Tensor:
