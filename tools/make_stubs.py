@@ -7,6 +7,7 @@ file is out of date.
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -16,8 +17,8 @@ import celbo
 from celbo.data.schema import DataKeys
 
 STUB = Path(__file__).resolve().parents[1] / "src" / "celbo" / "__init__.pyi"
-ALIASES = ("Where",)
-"""Names of types that a configuration uses from its own module."""
+ALIASES = {"Activation": "celbo.nn.mlp", "TransformName": "celbo.nn.transforms"}
+"""Names of types that configurations share, and their modules; others are of the configuration's own module."""
 HEADER = '''"""Made by tools/make_stubs.py; do not edit."""
 
 from typing import Literal
@@ -39,6 +40,14 @@ def constructor(name: str, config: type[Any]) -> str:
     return f"class {name}(_{name}):\n    def __init__(\n        {lines},\n    ) -> None: ...\n"
 
 
+def aliases_of(config: type[Any]) -> dict[str, str]:
+    """Return the names of types that the fields of a configuration use, and the module of each."""
+    types = [re.sub(r'"[^"]*"', "", str(f.type)) for f in fields(config)]
+    words = {word for text in types for word in re.findall(r"\b[A-Z]\w+", text)}
+    own = sys.modules[config.__module__]
+    return {w: ALIASES.get(w, own.__name__) for w in sorted(words - {"Literal", "None", "ClassVar"}) if hasattr(own, w)}
+
+
 def stub() -> str:
     """Return the whole stub file."""
     imports, aliases, classes = [], [], []
@@ -50,8 +59,7 @@ def stub() -> str:
         elif hasattr(value, "config_class"):
             imports.append(f"from {module} import {name} as _{name}")
             classes.append(constructor(name, value.config_class))
-            used = set(value.config_class.__init__.__annotations__.values())
-            aliases.extend(f"from {module} import {alias}" for alias in ALIASES if alias in used)
+            aliases.extend(f"from {where} import {alias}" for alias, where in aliases_of(value.config_class).items())
         else:
             imports.append(f"from {module} import {name} as {name}")
     body = "\n".join([*sorted({*imports, *aliases}), "", "__version__: str", "", *classes])

@@ -17,18 +17,28 @@ from celbo.models.autoencoder import Autoencoder as _Autoencoder
 from celbo.models.autoencoder import AutoencoderConfig as AutoencoderConfig
 from celbo.models.autoimpute import AutoImpute as _AutoImpute
 from celbo.models.autoimpute import AutoImputeConfig as AutoImputeConfig
+from celbo.models.dca import AEType
 from celbo.models.dca import DCA as _DCA
 from celbo.models.dca import DCAConfig as DCAConfig
 from celbo.models.hpf import HPF as _HPF
 from celbo.models.hpf import HPFConfig as HPFConfig
 from celbo.models.ldvae import LDVAE as _LDVAE
 from celbo.models.ldvae import LDVAEConfig as LDVAEConfig
+from celbo.models.scvae import LikelihoodName
+from celbo.models.scvae import SCVAE as _SCVAE
+from celbo.models.scvae import SCVAEConfig as SCVAEConfig
 from celbo.models.scvi import SCVI as _SCVI
 from celbo.models.scvi import SCVIConfig as SCVIConfig
 from celbo.models.scvi import Where
+from celbo.models.scvis import SCVIS as _SCVIS
+from celbo.models.scvis import SCVISConfig as SCVISConfig
 from celbo.models.store import load as load
 from celbo.models.vae import VAE as _VAE
 from celbo.models.vae import VAEConfig as VAEConfig
+from celbo.models.vasc import VASC as _VASC
+from celbo.models.vasc import VASCConfig as VASCConfig
+from celbo.nn.mlp import Activation
+from celbo.nn.transforms import TransformName
 from celbo.pipeline import run as run
 from celbo.pipeline.compare import compare as compare
 from celbo.training.plan import TrainConfig as TrainConfig
@@ -89,12 +99,12 @@ class DCA(_DCA):
         categorical_covariate_keys: tuple[str, ...] = (),
         continuous_covariate_keys: tuple[str, ...] = (),
         ae_type: AEType = "nb-conddisp",
-        hidden: tuple[int, ...] = (64, 32, 64),
+        n_hidden: tuple[int, ...] = (64, 32, 64),
         activation: Activation = "relu",
         batch_norm: bool = True,
         dropout_rate: float = 0.0,
         input_dropout_rate: float = 0.0,
-        input: Literal["scaled", "log-normalised", "log1p", "counts"] = "scaled",
+        encoder_input: Literal["scaled", "log-normalised", "log1p", "counts"] = "scaled",
         size_factors: bool = True,
         latent: Literal["linear", "activated"] = "linear",
         ridge: float = 0.0,
@@ -158,6 +168,40 @@ class LDVAE(_LDVAE):
         seed: int = 0,
     ) -> None: ...
 
+class SCVAE(_SCVAE):
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        config: SCVAEConfig | None = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: tuple[str, ...] = (),
+        continuous_covariate_keys: tuple[str, ...] = (),
+        prior: Literal["normal", "gaussian-mixture"] = "normal",
+        n_components: int | None = None,
+        likelihood: LikelihoodName = "nb",
+        n_classes: int = 0,
+        n_latent: int = 10,
+        n_hidden: tuple[int, ...] = (100,),
+        dropout_rate: float = 0.1,
+        encoder_input: Literal["log-normalised", "log1p", "counts"] = "log-normalised",
+        encode_library: bool = True,
+        library: Literal["decoded", "observed"] = "decoded",
+        dispersion: Literal["gene", "gene-cell"] = "gene",
+        n_samples: int = 1,
+        n_importance_samples: int = 1,
+        prior_probabilities: Literal["uniform", "labels", "learn"] = "uniform",
+        free_nats: float = 0.0,
+        start: Literal["k-means", "random"] = "k-means",
+        initialisation: Literal["data", "random"] = "data",
+        batch_norm_decay: float = 0.9,
+        clipped: bool = False,
+        seed: int = 0,
+    ) -> None: ...
+
 class SCVI(_SCVI):
     def __init__(
         self,
@@ -190,6 +234,29 @@ class SCVI(_SCVI):
         seed: int = 0,
     ) -> None: ...
 
+class SCVIS(_SCVIS):
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        config: SCVISConfig | None = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: tuple[str, ...] = (),
+        continuous_covariate_keys: tuple[str, ...] = (),
+        n_latent: int = 2,
+        n_components: int = 100,
+        perplexity: float = 10.0,
+        perplexity_convention: Literal["nats", "scvis"] = "nats",
+        encoder_widths: tuple[int, ...] = (128, 64, 32),
+        decoder_widths: tuple[int, ...] = (32, 32, 32, 64, 128),
+        dropout_rate: float = 0.1,
+        initialisation: Literal["data", "truncated-normal"] = "data",
+        seed: int = 0,
+    ) -> None: ...
+
 class VAE(_VAE):
     def __init__(
         self,
@@ -212,5 +279,28 @@ class VAE(_VAE):
         learn_variance: bool = True,
         beta: float = 1.0,
         variance_floor: float = 0.0001,
+        seed: int = 0,
+    ) -> None: ...
+
+class VASC(_VASC):
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        config: VASCConfig | None = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: tuple[str, ...] = (),
+        continuous_covariate_keys: tuple[str, ...] = (),
+        n_latent: int = 2,
+        encoder_widths: tuple[int, ...] = (512, 128, 32),
+        decoder_widths: tuple[int, ...] = (32, 128, 512),
+        dropout_rate: float = 0.5,
+        variance: Literal["learned", "constant", "floor"] = "learned",
+        temperature: float = 1.0,
+        annealing: bool = False,
+        noisy_prediction: bool = False,
         seed: int = 0,
     ) -> None: ...

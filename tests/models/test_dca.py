@@ -205,6 +205,15 @@ def test_expected_counts_follow_the_depth_of_the_cell(trained, pbmc):
     )
 
 
+def test_size_factors_given_take_the_place_of_totals(pbmc):
+    adata = ad.AnnData(pbmc.X, obs=pbmc.obs.assign(size=2 * pbmc.obs["n_counts"]), var=pbmc.var)
+    model = celbo.DCA(adata, size_factor_key="size").train(max_epochs=3)
+    other = ad.AnnData(pbmc.X, obs=pbmc.obs.assign(size=6 * pbmc.obs["n_counts"]), var=pbmc.var)
+    once, thrice = (model.get_denoised_expression(a, return_numpy=True) for a in (adata, other))
+    np.testing.assert_allclose(thrice, 3 * once, rtol=1e-4)
+    assert once.sum() == pytest.approx(pbmc.X.sum(), rel=0.1)  # it started at the mean for these size factors
+
+
 def test_ridge_is_the_sum_of_squared_dropout_probabilities(pbmc):
     model = celbo.DCA(pbmc, ae_type="zinb", ridge=0.5).train(max_epochs=2)
     batch = model.data.minibatch(np.arange(20))

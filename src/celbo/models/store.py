@@ -39,8 +39,11 @@ _CLASSES = {
     "DCA": "celbo.models.dca",
     "HPF": "celbo.models.hpf",
     "LDVAE": "celbo.models.ldvae",
+    "SCVAE": "celbo.models.scvae",
     "SCVI": "celbo.models.scvi",
+    "SCVIS": "celbo.models.scvis",
     "VAE": "celbo.models.vae",
+    "VASC": "celbo.models.vasc",
 }
 """Every system, and the file that describes it."""
 _WEIGHTS, _SPLIT, _MODEL, _HISTORY = "weights.safetensors", "split.safetensors", "model.json", "history.csv"

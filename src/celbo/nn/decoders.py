@@ -128,8 +128,9 @@ class LinearDecoder(nn.Module):
     def bias_behind_norm(self) -> None:
         """Hand the biases of the maps to the norms behind them, which would take them out."""
         for name, norm in self.norms.items():
-            bias = self.head(name).bias
-            norm.bias.copy_(bias)
+            bias: Tensor = self.head(name).bias
+            behind: Any = norm
+            behind.bias.copy_(bias)
             bias.zero_()
 
     def forward(

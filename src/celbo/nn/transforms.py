@@ -93,7 +93,9 @@ class InputTransform(nn.Module):
             return torch.addmm(layer.bias, values if dropout is None else values * dropout, layer.weight)
         from celbo.kernels.cpu_linear import log1p_linear
 
-        rows, weight, bias = batch.rows, layer.weight, layer.bias
+        rows = batch.rows
+        weight: Tensor = layer.weight
+        bias: Tensor = layer.bias
         logged = rows.values if self.name == "log1p" else rows.values * (self.target / batch.library)[rows.row_of]
         if self.name == "scaled":
             weight = weight / self.factor[:, None]
