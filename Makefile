@@ -10,7 +10,7 @@ DEMO   ?= demo
 THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint bench bench-elbo bench-full venv-peer golden freeze
+.PHONY: help venv demo lecture test test-slow lint bench bench-elbo bench-full venv-peer golden freeze
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ venv: .venv/.done  ## Make .venv with everything for development
 
 demo: .venv/.done  ## Run the main job on the real cells that ship with a dependency; writes demo/report.html
 	$(BIN)/celbo demo --out $(DEMO)
+
+lecture: .venv/.done  ## Draw docs/lecture.md and its pictures: every method on the same cells (minutes)
+	$(BIN)/python tools/draw_lecture.py
 
 test: .venv/.done  ## Pass the tests (minutes)
 	$(THREADS) $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(JOBS) --dist worksteal $(TESTS)
