@@ -34,8 +34,7 @@ from celbo.errors import OptionError
 from celbo.likelihoods import make_likelihood
 from celbo.likelihoods.base import CountParameters, Likelihood
 from celbo.likelihoods.special import log_softplus
-from celbo.models.base import Model
-from celbo.models.denoising import Denoising
+from celbo.models.base import DenoisingModel
 from celbo.models.options import Indices, gene_positions
 from celbo.nn.latent import Latent, PointPosterior
 from celbo.nn.layers import Dropout, GeneLinear, SparseLinear
@@ -334,7 +333,7 @@ def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(like.shape, generator=generator, device=like.device).to(like.dtype)
 
 
-class DCA(Denoising, Model[DCAConfig]):
+class DCA(DenoisingModel[DCAConfig]):
     """Deep count autoencoder; see the module's docstring for its equations.
 
     The options of `DCAConfig` are keyword arguments too. Batches are not modelled.
@@ -345,12 +344,12 @@ class DCA(Denoising, Model[DCAConfig]):
     logit that is affine in the gene's log mean ("zinb-elempi").
 
     Paper and README present "zinb-conddisp", the code's default is "nb-conddisp". The default here is the latter: by
-    molecular cross-validation its output was the better one on four of four real sets and all three seeds (Poisson
-    deviance of an entry, means: PBMC 0.2028 and 0.2039, Kang 0.1823 and 0.1848, Paul 0.3311 and 0.3325, Zeisel 0.4490
-    and 0.4546), since the mean before zero inflation, which DCA writes, says too much of what will be observed; with
-    the inflation put back ZINB wins two sets of four (0.2031, 0.1819, 0.3312, 0.4465), so the inflation buys nothing.
-    Held out cells were reconstructed better on three sets of four. One dispersion a gene ("nb") denoises as well or
-    better still (0.2002, 0.1802, 0.3312, 0.4476), though it reconstructs worse. `DCAConfig.paper()` is the other.
+    molecular cross-validation (benchmarks/denoising.py) its output was the better one on all four real sets and both
+    seeds, with a Poisson deviance of 0.0998, 0.0773, 0.2198 and 0.4492 an entry (PBMC, Kang, Paul, Zeisel) beside
+    0.1014, 0.0810, 0.2214 and 0.4555. The mean before zero inflation, which DCA writes, says too much of what will be
+    observed; with the inflation put back ZINB has 0.1005, 0.0787, 0.2199 and 0.4472, better on one set of four, so the
+    inflation buys little. One dispersion a gene ("nb") denoises better still (0.0973, 0.0764, 0.2197, 0.4474) but
+    reconstructs held-out cells worse on three of the sets. `DCAConfig.paper()` is the method of the paper.
 
     Denoising can create differences and correlations that are not in the data (Andrews & Hemberg 2018,
     doi:10.12688/f1000research.16613): test on counts.
@@ -380,9 +379,9 @@ class DCA(Denoising, Model[DCAConfig]):
     def default_plan(self) -> TrainConfig:
         """Return celbo's own plan with a weight decay of 0.3.
 
-        On the sets and seeds named in `DCA` it ends at a better reconstruction of held-out cells than the faithful plan
-        (nats per cell, means: 1104.8 and 1120.3, 974.2 and 980.7, 1793.2 and 1799.2, 1274.7 and 1287.1) and at a better
-        deviance of held-out molecules, in 30 to 40 epochs.
+        On the sets named in `DCA` it ends at a better reconstruction of held-out cells than the faithful plan (596.8,
+        427.5, 1225.9, 1257.5 nats per cell and 608.6, 431.2, 1233.2, 1270.5) and at a better deviance of held-out
+        molecules, in 30 to 40 epochs.
         """
         return TrainConfig(weight_decay=0.3)
 
