@@ -4,9 +4,10 @@
 
 Each count is thinned, x = train + held out with train ~ Binomial(x, 0.8); both sides factorise the same training counts
 of all genes with the same number of components, and are judged by the Poisson log-likelihood of the held-out counts,
-zeros too. Ours is `celbo.HPF(...).train(train_size=1.0)` as it comes, start and bound of each sweep counted. Theirs is
-NMF with beta_loss="kullback-leibler" and solver="mu" with its default 200 iterations and tolerance. NMF may say that a
-rate is 0: its rates are raised to a floor, the one of eight that is best for it on these very held-out molecules.
+zeros too. Ours is `celbo.HPF(...).train(train_size=1.0)` as it comes, start and bound of each sweep counted, and the
+seconds until it first predicts as well as theirs does. Theirs is NMF with beta_loss="kullback-leibler" and solver="mu",
+its default 200 iterations and tolerance. NMF may say that a rate is 0: its rates are raised to a floor, the one of
+eight that is best for it on these very held-out molecules.
 
 The cost against the stored counts is taken from parts of the cells of the largest set, a sweep and an iteration each.
 What is compiled once is compiled before. The folder of data is found by --data, the variable CELBO_TEST_DATA, or beside
@@ -33,7 +34,10 @@ from sklearn.decomposition import NMF
 from time_to_quality import SETS
 
 import celbo
+from celbo.data.sampler import Split
 from celbo.models import hpf_ask
+from celbo.models.hpf_fit import Ascent, Point
+from celbo.training.plan import TrainConfig
 
 DEFAULT = ("pbmc", "paul15", "bladder", "kang", "zeisel", "spleen")
 FLOORS = tuple(10.0**-i for i in range(1, 9))
@@ -50,8 +54,11 @@ def counts_of(name: str, folder: Path) -> sp.csr_matrix:
     return x[:, np.asarray(x.sum(0)).ravel() > 0]
 
 
-def ours(train: sp.csr_matrix, held_out: sp.csr_matrix, k: int) -> tuple[dict[str, Any], np.ndarray]:
-    """Return what our fit took and found, and the held-out log-likelihood of each cell."""
+def ours(train: sp.csr_matrix, held_out: sp.csr_matrix, k: int, theirs: float) -> tuple[dict[str, Any], np.ndarray]:
+    """Return what our fit took and found, and the held-out log-likelihood of each cell.
+
+    Also the seconds until it first was as good as `theirs`, from the seconds of its sweeps; scoring is not counted.
+    """
     model = celbo.HPF(AnnData(train), n_components=k)
     began = time.perf_counter()
     model.train(train_size=1.0, progress=False)
@@ -65,6 +72,18 @@ def ours(train: sp.csr_matrix, held_out: sp.csr_matrix, k: int) -> tuple[dict[st
         "elbo": float(history["elbo_train"].iloc[-1]),
         "largest_fall_of_the_elbo": float(max(0.0, -np.diff(history["elbo_train"]).min())),
     }
+    split, plan = Split(np.arange(train.shape[0]), np.empty(0, np.int64)), TrainConfig(max_epochs=len(history))
+    began = time.perf_counter()
+    ascent = Ascent(model.config, model.data, split, plan, priors=model.network.priors, seed=model.seed)
+    spent, point = time.perf_counter() - began, Point()
+    while point.trial == 0:
+        point = ascent.step(point)
+        spent += point.rows[-1]["seconds"]
+        state = point.state or point.best
+        score = hpf_ask.log_likelihood(held_out, state.cells.mean * RATIO, state.genes.mean).mean()
+        if score >= theirs:
+            told |= {"seconds_until_as_good": machine.significant(spent), "sweeps_until_as_good": len(point.rows)}
+            break
     return told, scores
 
 
@@ -96,17 +115,27 @@ def beside(name: str, k: int, x: sp.csr_matrix) -> dict[str, Any]:
     train, held_out = hpf_ask.thinned(x, SHARE, 0)
     keep = np.asarray(train.sum(1)).ravel() > 0
     train, held_out = train[keep], held_out[keep]
-    sides = {"celbo": ours(train, held_out, k), "scikit-learn": theirs(train, held_out, k)}
+    peer = theirs(train, held_out, k)
+    sides = {"celbo": ours(train, held_out, k, float(peer[1].mean())), "scikit-learn": peer}
     gain = sides["celbo"][1] - sides["scikit-learn"][1]
     out: dict[str, Any] = {"cells": train.shape[0], "genes": train.shape[1], "stored": int(train.nnz), "k": k}
     for side, (told, scores) in sides.items():
         out[side] = told | {"held_out_log_likelihood": float(scores.mean())}
     out["seconds_ratio"] = machine.significant(out["scikit-learn"]["seconds"] / out["celbo"]["seconds"])
+    if "seconds_until_as_good" in out["celbo"]:
+        ratio = out["scikit-learn"]["seconds"] / out["celbo"]["seconds_until_as_good"]
+        out["seconds_ratio_until_as_good"] = machine.significant(ratio)
     out["gain"] = {"nats_per_cell": float(gain.mean()), "standard_error": float(gain.std() / np.sqrt(gain.size))}
-    print(f"{name}, k {k}: {out['celbo']['seconds']:.1f} s | {out['scikit-learn']['seconds']:.1f} s, held out "
+    print(f"{name}, k {k}: {out['celbo']['seconds']:.1f} s (as good after {told_until(out['celbo'])} s) | "
+          f"{out['scikit-learn']['seconds']:.1f} s, held out "
           f"{out['celbo']['held_out_log_likelihood']:.2f} | {out['scikit-learn']['held_out_log_likelihood']:.2f}, "
           f"gain {gain.mean():.2f} +- {out['gain']['standard_error']:.2f} nats per cell", flush=True)  # fmt: skip
     return out
+
+
+def told_until(side: dict[str, Any]) -> str:
+    """Return the seconds until ours was as good as theirs, for people."""
+    return f"{side['seconds_until_as_good']:.1f}" if "seconds_until_as_good" in side else "never"
 
 
 def cost(x: sp.csr_matrix, k: int) -> dict[str, Any]:
@@ -138,9 +167,16 @@ def cost(x: sp.csr_matrix, k: int) -> dict[str, Any]:
 def summary(sets: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return the figures over all sets and numbers of components."""
     runs = [run for of_set in sets.values() for run in of_set]
+    good = [run for run in runs if "seconds_ratio_until_as_good" in run]
     return {
         "sets": len(sets),
         "seconds_ratio_geometric_mean": machine.significant(machine.geometric_mean([r["seconds_ratio"] for r in runs])),
+        "seconds_ratio_until_as_good_geometric_mean": machine.significant(
+            machine.geometric_mean([r["seconds_ratio_until_as_good"] for r in good])
+        )
+        if good
+        else None,
+        "as_good_or_better": f"{len(good)} of {len(runs)}",
         "seconds_ratio_least": min(r["seconds_ratio"] for r in runs),
         "gain_mean": machine.significant(float(np.mean([r["gain"]["nats_per_cell"] for r in runs]))),
         "gain_least": machine.significant(min(r["gain"]["nats_per_cell"] for r in runs)),

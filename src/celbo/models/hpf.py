@@ -318,7 +318,10 @@ class HPF(Model[HPFConfig]):
         gene_list: Sequence[str] | None = None,
         library_size: float | Literal["observed"] = "observed",
         zero_inflation: bool = False,
+        n_samples: int = 1,
         return_numpy: bool = False,
+        batch_size: int | None = None,
+        seed: int | None = None,
     ) -> Any:
         """Return the expected counts of each gene in each cell, E[theta] E[beta].
 
@@ -330,8 +333,8 @@ class HPF(Model[HPFConfig]):
             Names of the genes to return; None is all.
         library_size
             "observed": at each cell's own depth. A number: scaled so that all genes of a cell have this total.
-        zero_inflation
-            Without effect: a Poisson distribution has none. Here for one call on all models.
+        zero_inflation, n_samples, batch_size, seed
+            Without effect, as nothing is inflated or drawn; here for one call on all models.
         return_numpy
             Return an array instead of a DataFrame indexed by cell and gene names.
 
