@@ -299,7 +299,7 @@ class VASC(_VASC):
         decoder_widths: tuple[int, ...] = (32, 128, 512),
         dropout_rate: float = 0.5,
         variance: Literal["learned", "constant", "floor"] = "learned",
-        temperature: float = 1.0,
+        temperature: float = 0.5,
         annealing: bool = False,
         noisy_prediction: bool = False,
         seed: int = 0,

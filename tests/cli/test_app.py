@@ -403,6 +403,27 @@ def test_another_model_has_its_own_plan_and_presets(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--model", "scvis"], {"optimizer": "adam"}),
+        (["--model", "autoimpute"], {}),
+        (["--model", "scvis", "--preset", "paper"], {"adam_eps": 1e-3, "clip_norm": 10.0}),
+        (["--model", "vasc", "--preset", "paper"], {"optimizer": "keras-rmsprop"}),
+        (["--model", "autoimpute", "--preset", "paper", "--learning-rate", "0.002"], {"learning_rate": 0.002}),
+    ],
+)
+def test_plans_that_hang_on_the_number_of_cells(
+    flags: list[str], expected: dict[str, object], counts_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    given = [*flags, "--max-epochs", "2", "--n-top-genes", "0", "--quiet"]
+    assert main(["train", str(counts_file), "--out", str(out), *given]) == 0
+    trained = celbo.load(out / "model").fitted.plan
+    assert trained.max_epochs == 2
+    assert {name: getattr(trained, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
     ("flags", "told"),
     [
         (["--model", "dac"], "Did you mean 'dca'?"),

@@ -25,8 +25,7 @@ from celbo.data.cells import CellData
 from celbo.data.minibatch import Minibatch
 from celbo.data.schema import Schema
 from celbo.errors import InputError, OptionError
-from celbo.models.base import Model
-from celbo.models.denoising import Denoising
+from celbo.models.base import DenoisingModel
 from celbo.models.options import Indices
 from celbo.nn.latent import Latent, PointPosterior
 from celbo.nn.layers import GeneLinear
@@ -182,7 +181,7 @@ def _stack(config: AutoencoderConfig, n_in: int, widths: tuple[int, ...], dropou
     )
 
 
-class Autoencoder(Denoising, Model[AutoencoderConfig]):
+class Autoencoder(DenoisingModel[AutoencoderConfig]):
     """Undercomplete autoencoder of transformed counts; see the module's docstring for its equations.
 
     The options of `AutoencoderConfig` are keyword arguments too. A batch column may be named, but the network does not

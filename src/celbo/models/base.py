@@ -1,7 +1,8 @@
 """What the user holds: a model binds counts, a network, the engine and the posterior.
 
-`Model` reads the data, trains and saves; `CountModel` adds what one asks of a model of counts. A system in a file of
-its own gives its `config_class` and its `network_class`; data keys and configuration fields become its keywords.
+`Model` reads the data, trains and saves; `DenoisingModel` also says expected counts; `CountModel` adds what one asks of
+a model of counts. A system in a file of its own gives its `config_class` and its `network_class`; data keys and
+configuration fields become its keywords.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import torch
 from celbo.data.cells import CellData, open_anndata
 from celbo.data.schema import Schema
 from celbo.errors import InputError, NotTrainedError
-from celbo.models.denoising import Denoising
 from celbo.models.options import (
     Indices,
     batch_codes,
@@ -39,7 +39,7 @@ from celbo.training.plan import TrainConfig
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["CountModel", "Fitting", "Model"]
+__all__ = ["CountModel", "DenoisingModel", "Fitting", "Model"]
 
 ConfigT = TypeVar("ConfigT")
 Asked = tuple[CellData, npt.NDArray[np.int64]]
@@ -328,7 +328,70 @@ class Model(Generic[ConfigT]):
         return f"{type(self).__name__}({s.n_genes} genes, {s.n_batches} batches, {state})"
 
 
-class CountModel(Denoising, Model[ConfigT]):
+class DenoisingModel(Model[ConfigT]):
+    """A model that says expected counts: its network has `denoise`, or a likelihood and a decoder."""
+
+    def get_denoised_expression(
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Indices = None,
+        gene_list: Sequence[str] | None = None,
+        library_size: float | Literal["observed"] = "observed",
+        zero_inflation: bool = False,
+        n_samples: int = 10,
+        return_numpy: bool = False,
+        batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Return the expected counts of each gene in each cell, free of sampling noise.
+
+        Parameters
+        ----------
+        adata, indices
+            The cells; see `get_latent_representation`.
+        gene_list
+            Names of the genes to return; None is all.
+        library_size
+            "observed": at each cell's own depth. A number: scaled to this total.
+        zero_inflation
+            Whether to include the zeros of a zero-inflated likelihood: what would be observed, not what was there.
+        n_samples
+            Draws of the latent state of each cell that are averaged; a deterministic model takes none.
+        return_numpy
+            Return an array instead of a DataFrame indexed by cell and gene names.
+        batch_size
+            Cells at a time.
+        seed
+            Seed of the draws; None is the model's.
+
+        Returns
+        -------
+        DataFrame (cells, genes), or a float32 array; in counts.
+        """
+        from celbo.posterior.denoised import denoised_expression
+
+        data, index = self._asked(adata, indices)
+        genes = gene_positions(gene_list, self.schema)
+        values = denoised_expression(
+            self.network,
+            data,
+            index,
+            genes=genes,
+            library_size=library_size,
+            zero_inflation=zero_inflation,
+            n_samples=n_samples,
+            batch_size=batch_size,
+            seed=self.seed if seed is None else seed,
+        )
+        if return_numpy:
+            return values
+        names = np.asarray(self.schema.genes)
+        cells = np.asarray(data.cell_names)[index]
+        return pd.DataFrame(values, index=cells, columns=names if genes is None else names[genes])
+
+
+class CountModel(DenoisingModel[ConfigT]):
     """A model of counts: expression, evidence and samples besides the latent state."""
 
     def get_normalized_expression(

@@ -345,10 +345,10 @@ class DCA(DenoisingModel[DCAConfig]):
 
     Paper and README present "zinb-conddisp", the code's default is "nb-conddisp". The default here is the latter: by
     molecular cross-validation (benchmarks/denoising.py) its output was the better one on all four real sets and both
-    seeds, with a Poisson deviance of 0.0998, 0.0773, 0.2198 and 0.4492 an entry (PBMC, Kang, Paul, Zeisel) beside
-    0.1014, 0.0810, 0.2214 and 0.4555. The mean before zero inflation, which DCA writes, says too much of what will be
-    observed; with the inflation put back ZINB has 0.1005, 0.0787, 0.2199 and 0.4472, better on one set of four, so the
-    inflation buys little. One dispersion a gene ("nb") denoises better still (0.0973, 0.0764, 0.2197, 0.4474) but
+    seeds, with a Poisson deviance of 0.0998, 0.0773, 0.2196 and 0.4492 an entry (PBMC, Kang, Paul, Zeisel) beside
+    0.1014, 0.0810, 0.2213 and 0.4555. The mean before zero inflation, which DCA writes, says too much of what will be
+    observed; with the inflation put back ZINB has 0.1005, 0.0787, 0.2198 and 0.4472, better on one set of four, so the
+    inflation buys little. One dispersion a gene ("nb") denoises better still (0.0973, 0.0764, 0.2195, 0.4474) but
     reconstructs held-out cells worse on three of the sets. `DCAConfig.paper()` is the method of the paper.
 
     Denoising can create differences and correlations that are not in the data (Andrews & Hemberg 2018,
@@ -380,7 +380,7 @@ class DCA(DenoisingModel[DCAConfig]):
         """Return celbo's own plan with a weight decay of 0.3.
 
         On the sets named in `DCA` it ends at a better reconstruction of held-out cells than the faithful plan (596.8,
-        427.5, 1225.9, 1257.5 nats per cell and 608.6, 431.2, 1233.2, 1270.5) and at a better deviance of held-out
+        427.5, 1197.5, 1257.5 nats per cell and 608.6, 431.2, 1204.8, 1270.5) and at a better deviance of held-out
         molecules, in 30 to 40 epochs.
         """
         return TrainConfig(weight_decay=0.3)

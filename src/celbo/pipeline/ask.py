@@ -13,8 +13,7 @@ import pandas as pd
 from celbo import results
 from celbo.data.read import read
 from celbo.errors import OptionError, listed
-from celbo.models.base import CountModel, Model
-from celbo.models.denoising import Denoising
+from celbo.models.base import CountModel, DenoisingModel, Model
 from celbo.models.options import batch_codes, gene_positions
 from celbo.models.store import load
 from celbo.pipeline.steps import BUILT_IN, column_of, markers_of
@@ -169,7 +168,7 @@ def write_denoised(
         Seed of the draws.
     """
     model: Any = asked.model
-    if not issubclass(type(model), Denoising):
+    if not issubclass(type(model), DenoisingModel):
         raise OptionError("does not say expected counts", where=type(model).__name__, fix="Take another model.")
     assert model.data is not None  # it was loaded with cells
     chosen = gene_positions(genes, model.schema)

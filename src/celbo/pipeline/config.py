@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from cyclopts import Group, Parameter
 
 from celbo.data.schema import DataKeys
-from celbo.errors import OptionError, listed, nearest
+from celbo.errors import InputError, OptionError, listed, nearest
 from celbo.models.scvi import SCVIConfig
 from celbo.models.store import class_names, model_class
 from celbo.training.plan import TrainConfig
@@ -177,10 +177,16 @@ def _made_for(found: Any, kind: Any) -> type[Any]:
 
 
 def default_plan(found: type[Any], config: Any = None) -> TrainConfig:
-    """Return the plan that a model follows where none is given, for its default or another configuration."""
-    model: Any = object.__new__(found)  # a plan needs no data
-    model.config = found.config_class() if config is None else config
-    plan: TrainConfig = model.default_plan()
+    """Return the plan that a model follows where none is given, for its default or another configuration.
+
+    Where that hangs on the number of cells, it is celbo's plan here, and training puts the model's own in its place.
+    """
+    model: Any = object.__new__(found)
+    model.config, model.data = found.config_class() if config is None else config, None
+    try:
+        plan: TrainConfig = model.default_plan()
+    except InputError:  # it asked for its data
+        return TrainConfig()
     return plan
 
 
