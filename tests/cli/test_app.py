@@ -408,6 +408,7 @@ def test_another_model_has_its_own_plan_and_presets(capsys: pytest.CaptureFixtur
         (["--model", "scvis"], {"optimizer": "adam"}),
         (["--model", "autoimpute"], {}),
         (["--model", "scvis", "--preset", "paper"], {"adam_eps": 1e-3, "clip_norm": 10.0}),
+        (["--model", "dca", "--preset", "paper"], {"clip_value": 5.0 * 60}),
         (["--model", "vasc", "--preset", "paper"], {"optimizer": "keras-rmsprop"}),
         (["--model", "autoimpute", "--preset", "paper", "--learning-rate", "0.002"], {"learning_rate": 0.002}),
     ],

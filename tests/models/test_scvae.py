@@ -455,10 +455,10 @@ def test_presets_train(adata):
     guide = SCVAE(adata, config=SCVAEConfig.guide_10x(), labels_key="label")
     assert (guide.config.likelihood, guide.config.n_latent, guide.config.n_hidden) == ("nb", 100, (100, 100))
     assert guide.network.n_components == 3
-    assert SCVAE.guide_plan() == replace(
+    assert SCVAE.guide_10x_plan() == replace(
         SCVAE.paper_plan(), max_epochs=500, kl_warmup=200, kl_warmup_terms=("z", "y", "free_nats")
     )
-    guide.train(SCVAE.guide_plan(), max_epochs=2, progress=False)
+    guide.train(SCVAE.guide_10x_plan(), max_epochs=2, progress=False)
     assert np.isfinite(guide.history["elbo_train"]).all()
 
 

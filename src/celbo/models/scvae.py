@@ -63,7 +63,7 @@ class SCVAEConfig:
     n_components: int | None = None
     """Components of the mixture; None is the number of labels where labels_key is given, else 10."""
     likelihood: LikelihoodName = "nb"
-    """Distribution of the counts given z; "gaussian" is "normal"."""
+    """Distribution of the counts given z; "gaussian" is "normal", of positive mean (the original's may be negative)."""
     n_classes: int = 0
     """Piecewise categorical: counts below this have a probability each, the likelihood describes the rest; 0 is off."""
     n_latent: int = 10
@@ -140,7 +140,7 @@ class SCVAEConfig:
         """Return the model of the authors' guide for nine purified populations of blood cells: GMVAE, NB, latent 100.
 
         `scvae train 10x-PBMC-PP -m GMVAE -r negative_binomial -l 100 -H 100 100 -w 200 -e 500` (docs/guide.rst), the
-        number of components being that of the labels; its training is `SCVAE.guide_plan`. The guide's first command
+        number of components being that of the labels; its training is `SCVAE.guide_10x_plan`. The guide's first command
         leaves `-r` out and so fits a Poisson; its text says negative binomial, as this does.
         """
         return replace(cls.paper(prior="gaussian-mixture"), likelihood="nb", n_latent=100, n_hidden=(100, 100))
@@ -203,7 +203,7 @@ class SCVAE(CountModel[SCVAEConfig]):
         )
 
     @staticmethod
-    def guide_plan() -> TrainConfig:
+    def guide_10x_plan() -> TrainConfig:
         """Return the training of `SCVAEConfig.guide_10x`: that of the paper with 500 epochs, of which 200 warm up."""
         terms = ("z", "y", "free_nats")
         return replace(SCVAE.paper_plan(), max_epochs=500, kl_warmup=200, kl_warmup_terms=terms)

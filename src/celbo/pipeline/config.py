@@ -215,23 +215,25 @@ def preset(model: str, name: str) -> dict[str, Any]:
     return {**_changed(config, found.config_class()), **_changed(plan, TrainConfig())}
 
 
-def preset_plan(model: str, name: str, *, n_cells: int | None = None) -> TrainConfig | None:
+def preset_plan(model: str, name: str, *, n_cells: int | None = None, n_genes: int | None = None) -> TrainConfig | None:
     """Return the training plan of a preset; None where it has none, or one that needs the number of cells, not given.
 
     Parameters
     ----------
     model, name
         As in `preset`.
-    n_cells
-        Cells to train on.
+    n_cells, n_genes
+        Cells and genes to train on, which some plans hang on.
     """
     made: Any = getattr(system(model), f"{name}_plan", getattr(TrainConfig, name, None))
     if made is None:
         return None
-    needs = [p.name for p in inspect.signature(made).parameters.values() if p.default is p.empty]
-    if needs and n_cells is None:
+    takes = inspect.signature(made).parameters
+    known = {"n_cells": n_cells, "n_genes": n_genes}
+    given = {name: value for name, value in known.items() if name in takes and value is not None}
+    if any(p.default is p.empty and p.name not in given for p in takes.values()):
         return None
-    plan: TrainConfig = made(n_cells=n_cells) if needs else made()
+    plan: TrainConfig = made(**given)
     return plan
 
 

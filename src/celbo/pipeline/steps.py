@@ -187,7 +187,7 @@ def _model(job: Job[Any], used: AnnData) -> Model[Any]:
         kind = system(config.model)
         model: Model[Any] = kind(used, config=config.network, seed=config.seed, **asdict(job.keys))
     model.train(
-        _plan(config, model, used.n_obs),
+        _plan(config, model, used.shape),
         device=config.device,
         progress=job.progress,
         checkpoint_dir=folder.checkpoint,
@@ -204,10 +204,12 @@ def _model(job: Job[Any], used: AnnData) -> Model[Any]:
     return model
 
 
-def _plan(config: TrainRunConfig, model: Model[Any], n_cells: int) -> TrainConfig:
+def _plan(config: TrainRunConfig, model: Model[Any], shape: tuple[int, int]) -> TrainConfig:
     """Return the plan to train by: that of a preset or of a model may hang on the number of cells."""
     usual = default_plan(type(model), config.network)
-    plan = None if config.preset is None else preset_plan(config.model, config.preset, n_cells=n_cells)
+    plan = (
+        None if config.preset is None else preset_plan(config.model, config.preset, n_cells=shape[0], n_genes=shape[1])
+    )
     pairs = ((f.name, getattr(config.train, f.name)) for f in fields(TrainConfig))
     given = {name: value for name, value in pairs if value != getattr(usual, name)}
     return replace(plan or model.default_plan(), **given)
