@@ -170,9 +170,9 @@ class SCVAENetwork(nn.Module):
     ) -> CountParameters:
         """p(x | z): raw parameters for z (samples, cells, latent).
 
-        Only the constrained Poisson uses the log totals. In evaluation mode the mean, where the decoder gives one, is
-        said as shares of a total that the decoder gives too: the same mean, and normalised expression is then that of
-        the shares.
+        The log totals are used where the library is observed. In evaluation mode the mean, where the decoder gives one,
+        is said as shares of a total that the decoder gives too: the same mean, and normalised expression is then that
+        of the shares.
         """
         if batch.continuous.shape[1]:
             z = torch.cat([z, batch.continuous.expand(z.shape[0], -1, -1)], -1)
@@ -186,11 +186,9 @@ class SCVAENetwork(nn.Module):
         if "theta" in out and self.config.likelihood in ("nb", "zinb"):
             assert log_theta is not None
             mean = mean + log_theta  # of (r, p): log mu = log r + logit p
-        log_scale, softmax = (
-            (log_library if self.library_is_observed else mean.new_zeros(1, batch.n_cells)),
-            self.library_is_observed,
-        )
-        if self.has_shares and not (self.training or self.library_is_observed):
+        softmax = self.library_is_observed
+        log_scale = log_library if softmax else mean.new_zeros(1, batch.n_cells)
+        if self.has_shares and not (self.training or softmax):
             log_scale, softmax = mean.logsumexp(-1), True
         classes = out.get("classes")
         return CountParameters(
