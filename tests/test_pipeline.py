@@ -423,3 +423,23 @@ def test_interrupted_training_raises_and_tells_how_to_resume(tmp_path: Path, mon
     monkeypatch.setattr(Progress, "epoch", interrupt)
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         celbo.run(cells(), config=config(), out=tmp_path / "out", progress=False)
+
+
+def test_denoise_writes_expected_counts_at_the_depth_of_the_cells() -> None:
+    adata = celbo.datasets.simulate(n_cells=120, n_genes=50, n_batches=1, n_cell_types=2, seed=0)
+    before = adata.X.copy()
+    values = celbo.denoise(adata, method="knn")
+    np.testing.assert_array_equal(adata.layers["denoised"], values)
+    np.testing.assert_allclose(values.sum(1), np.asarray(before.sum(1)).ravel(), rtol=1e-3)
+    assert (before != adata.X).nnz == 0
+    with pytest.raises(celbo.errors.OptionError, match="Did you mean 'dca'"):
+        celbo.denoise(adata, method="dcaa")
+
+
+def test_denoisers_are_scored_beside_the_baselines() -> None:
+    adata = celbo.datasets.simulate(n_cells=150, n_genes=60, n_batches=1, n_cell_types=3, seed=0)
+    for by in ("molecules", "masking"):
+        scores = celbo.denoising_scores(adata, methods=("knn", "hpf"), by=by, seeds=(0,))
+        assert {"no denoising", "gene mean", "knn", "hpf"} == set(scores["method"])
+    with pytest.raises(celbo.errors.OptionError, match="'genes'"):
+        celbo.denoising_scores(adata, methods=("knn",), by="genes")

@@ -58,6 +58,8 @@ _WHERE = {
     "VASCConfig": "celbo.models.vasc",
     "TrainConfig": "celbo.training.plan",
     "run": "celbo.pipeline",
+    "denoise": "celbo.pipeline.denoise",
+    "denoising_scores": "celbo.pipeline.denoise",
     "embed": "celbo.embed",
     "errors": "celbo.errors",
     "evaluate": "celbo.evaluate",

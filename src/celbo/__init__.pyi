@@ -41,6 +41,8 @@ from celbo.nn.mlp import Activation
 from celbo.nn.transforms import TransformName
 from celbo.pipeline import run as run
 from celbo.pipeline.compare import compare as compare
+from celbo.pipeline.denoise import denoise as denoise
+from celbo.pipeline.denoise import denoising_scores as denoising_scores
 from celbo.training.plan import TrainConfig as TrainConfig
 
 __version__: str
