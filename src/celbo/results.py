@@ -245,10 +245,12 @@ def multiqc_lines(sample: str, history: pd.DataFrame) -> dict[str, Any]:
     sample
         Name of the line.
     history
-        One row an epoch; `elbo_train`, `elbo_validation` in nats per cell.
+        One row an epoch; `elbo_train`, `elbo_validation` in nats per cell. The columns `objective_*` of a model
+        without an ELBO take their place.
     """
-    held_out = "elbo_validation" in history and history["elbo_validation"].notna().any()
-    curve = history["elbo_validation" if held_out else "elbo_train"].dropna()
+    raised = "elbo" if "elbo_train" in history else "objective"
+    held_out = f"{raised}_validation" in history and history[f"{raised}_validation"].notna().any()
+    curve = history[f"{raised}_validation" if held_out else f"{raised}_train"].dropna()
     return {
         "id": "celbo_elbo",
         "section_name": "celbo: ELBO",

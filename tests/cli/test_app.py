@@ -439,11 +439,15 @@ def test_unknown_models_presets_and_options_are_named(
     assert told in capsys.readouterr().err
 
 
-def test_run_refuses_a_model_without_posterior(
-    counts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["run", str(counts_file), "--model", "dca", "--out", str(tmp_path / "x")]) == 2
-    assert "celbo train" in capsys.readouterr().err and not (tmp_path / "x").exists()
+@pytest.mark.parametrize("model", ["dca", "hpf", "scvis", "vasc", "autoencoder"])
+def test_run_of_a_model_without_posterior_of_expression(model: str, counts_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x"
+    options = ["--model", model, "--max-epochs", "3", "--n-top-genes", "0", "--quiet", "--labels-key", "cell_type"]
+    assert main(["run", str(counts_file), "--out", str(out), *options]) == 0
+    result, page = anndata.read_h5ad(out / "result.h5ad"), (out / "report.html").read_text()
+    assert f"X_{model}" in result.obsm and "leiden" in result.obs and "X_umap" in result.obsm
+    assert "there are no marker genes" in page and ("Objective" in page or model == "hpf")
+    assert len(pd.read_csv(out / "tables" / "markers.csv")) == 0
 
 
 def test_run_takes_another_model_of_counts(counts_file: Path, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ class Column:
 COLUMNS = (
     Column("log_likelihood", "Held-out log-likelihood", "likelihood", "higher",
            "ln p(counts of a cell that no training saw), nats per cell, importance-weighted; a lower bound that rises "
-           "with the samples. Continuous densities are scored by the probability of each count's interval."),
+           "with the samples. Continuous densities are scored by the probability of each count's interval. HPF and "
+           "scVI (2018) must find out a cell's total, the others are given it, which is worth some nats."),
     Column("reconstruction", "Reconstruction log-likelihood", "likelihood", "higher",
            "Log-likelihood of held-out counts given the code that an autoencoder made of these very counts, "
            "nats per cell. It is no evidence: it knows what it predicts. Not to be compared with the column before."),

@@ -12,10 +12,10 @@ import pandas as pd
 from celbo import results
 from celbo.errors import OptionError
 from celbo.models.base import CountModel, Model
-from celbo.pipeline.config import Config, RunConfig, TrainRunConfig, system
+from celbo.pipeline.config import Config, RunConfig, TrainRunConfig
 from celbo.pipeline.folder import RunFolder
 from celbo.pipeline.pages import Found, report_data, tables_of, write_multiqc
-from celbo.pipeline.steps import Job, embed, markers_of, trained
+from celbo.pipeline.steps import Job, embed, markers_of, no_markers, trained
 from celbo.report.build import write_report
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class RunResult:
 
     adata: AnnData
     """All genes and the kept cells, with `obsm["X_<model>"]`, `obsm["X_umap"]` and `obs["leiden"]`."""
-    model: CountModel[Any]
+    model: Model[Any]
     folder: Path
     """Folder of the run."""
     report: Path
@@ -101,19 +101,17 @@ def run(
     """
     keys = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
     asked = _with_keywords(config or RunConfig(), data, out, keys=keys, seed=seed)
-    if not issubclass(system(asked.model), CountModel):
-        fix = "Use celbo train, celbo latent and celbo denoise."
-        raise OptionError(
-            "has no posterior of expression to find markers with", where=f"model {asked.model!r}", fix=fix
-        )
     job = Job(RunFolder.open(asked, resume=resume, force=force), resume, progress)
     adata, model = trained(job, _given(data))
-    assert isinstance(model, CountModel)
     with job.step("latent space, clusters and maps"):
         embed(adata, model, job)
     with job.step("marker genes"):
         graph = job.config.graph
-        markers = markers_of(model, adata.obs["leiden"], n_markers=graph.n_markers, seed=job.config.seed)
+        if isinstance(model, CountModel):
+            markers = markers_of(model, adata.obs["leiden"], n_markers=graph.n_markers, seed=job.config.seed)
+        else:
+            markers = no_markers()
+            job.warn(f"{type(model).__name__} has no posterior of expression, so there are no marker genes.")
     return _finish(job, adata, model, markers, command or _call(job.config))
 
 
@@ -161,9 +159,7 @@ def _call(config: RunConfig) -> str:
     return f"celbo.run({', '.join(map(repr, config.data)) or 'adata'}, out={config.out!r}, ...)  # options: run.toml"
 
 
-def _finish(
-    job: Job[RunConfig], adata: AnnData, model: CountModel[Any], markers: pd.DataFrame, command: str
-) -> RunResult:
+def _finish(job: Job[RunConfig], adata: AnnData, model: Model[Any], markers: pd.DataFrame, command: str) -> RunResult:
     """Compute the numbers, and write every file."""
     folder, config = job.folder, job.config
     with job.step("numbers and files"):

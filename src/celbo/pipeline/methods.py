@@ -280,13 +280,14 @@ METHODS: dict[str, Method] = {
         variants=(),
     ),
     "scvae": Method(
-        title="scVAE", family="variational", fit=_model("SCVAE", "evidence", "denoise", likelihood="nb"),
-        sentence="A VAE of counts whose heads give each gene's distribution, not its share.",
+        title="scVAE", family="variational",
+        fit=_model("SCVAE", "evidence", "denoise", likelihood="nb", library="observed"),
+        sentence="A VAE of counts with one wide hidden layer; here given the cell's total, as scVI is.",
         variants=(("5 dimensions", {"n_latent": 5}), ("20 dimensions", {"n_latent": 20})),
     ),
     "gmvae": Method(
         title="scVAE (mixture)", family="variational",
-        fit=_model("SCVAE", "evidence", "denoise", likelihood="nb", prior="gaussian-mixture"),
+        fit=_model("SCVAE", "evidence", "denoise", likelihood="nb", library="observed", prior="gaussian-mixture"),
         sentence="The same with a mixture of Gaussians as the prior: it clusters while it learns.",
         variants=(("5 components", {"n_components": 5}), ("20 components", {"n_components": 20})),
     ),

@@ -14,7 +14,7 @@ from scipy import sparse
 from celbo import results
 from celbo.evaluate import ari, compare_latents, nmi, predictive_check
 from celbo.files import atomic_json
-from celbo.models.base import CountModel
+from celbo.models.base import CountModel, Model
 from celbo.pipeline.config import RunConfig, flat, to_toml
 from celbo.pipeline.steps import Job, column_of, counts_of, latent_slot
 from celbo.report.build import Categories, DotPlot, ReportData, top_markers
@@ -42,7 +42,7 @@ class Found:
     """What a run found."""
 
     adata: AnnData
-    model: CountModel[Any]
+    model: Model[Any]
     markers: pd.DataFrame
     config: RunConfig
     batch: Categories | None
@@ -55,13 +55,12 @@ class Found:
     nmi: float | None
 
     @classmethod
-    def of(cls, adata: AnnData, model: CountModel[Any], markers: pd.DataFrame, config: RunConfig) -> Found:
+    def of(cls, adata: AnnData, model: Model[Any], markers: pd.DataFrame, config: RunConfig) -> Found:
         """Compute the numbers of a run whose slots are written."""
         keys = config.keys
         batch = None if keys.batch_key is None else Categories.of(keys.batch_key, column_of(adata, keys.batch_key))
         labels = None if keys.labels_key is None else known_labels(keys.labels_key, column_of(adata, keys.labels_key))
         clusters = Categories.of("cluster", adata.obs["leiden"])
-        held_out = model.validation_indices
         spaces = {"before": adata.obsm["X_pca"], "after": adata.obsm[latent_slot(config)]}
         codes = [None if groups is None else groups.codes for groups in (batch, labels, clusters)]
         return cls(
@@ -73,7 +72,7 @@ class Found:
             labels=labels,
             clusters=clusters,
             metrics=compare_latents(spaces, *codes, seed=config.seed),
-            held_out_elbo=float(model.get_elbo(indices=held_out)) if len(held_out) else None,
+            held_out_elbo=_held_out_elbo(model),
             ari=None if labels is None else ari(labels.codes, clusters.codes),
             nmi=None if labels is None else nmi(labels.codes, clusters.codes),
         )
@@ -108,6 +107,12 @@ class Found:
             "X_pca and X_umap_before: log-normalised counts, without the model. "
             "highly_variable: genes the model was trained on.",
         }
+
+
+def _held_out_elbo(model: Model[Any]) -> float | None:
+    """Return the bound of the held-out cells, where there are such and the model has one."""
+    held_out, ask = model.validation_indices, getattr(model, "get_elbo", None)
+    return None if ask is None or not len(held_out) else float(ask(indices=held_out))
 
 
 def known_labels(title: str, column: pd.Series[Any]) -> Categories:
@@ -187,7 +192,7 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
         metrics=found.metrics,
         ari=found.ari,
         nmi=found.nmi,
-        predictive=_predictive(model, config.seed),
+        predictive=_predictive(model, config.seed) if isinstance(model, CountModel) else None,
         markers=found.markers,
         markers_note=used if found.n_used < adata.n_vars else "",
         dots=DotPlot.from_counts(counts, genes, found.clusters, top_markers(found.markers)),
@@ -199,7 +204,17 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
     )
 
 
-_NAMES = {"scvi": "scVI", "ldvae": "LDVAE", "scvae": "scVAE", "vae": "VAE"}
+_NAMES = {
+    "autoencoder": "Autoencoder",
+    "autoimpute": "AutoImpute",
+    "dca": "DCA",
+    "hpf": "HPF",
+    "ldvae": "LDVAE",
+    "scvae": "scVAE",
+    "scvi": "scVI",
+    "vae": "VAE",
+    "vasc": "VASC",
+}
 _BUILT_IN_TITLES = {
     "demo:pbmc": "700 blood cells (celbo demo)",
     "demo:simulated": "Simulated cells in three batches (celbo demo)",

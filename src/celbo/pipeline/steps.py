@@ -34,7 +34,18 @@ from celbo.training.plan import TrainConfig
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["BUILT_IN", "Job", "column_of", "counts_of", "embed", "latent_slot", "markers_of", "opened", "trained"]
+__all__ = [
+    "BUILT_IN",
+    "Job",
+    "column_of",
+    "counts_of",
+    "embed",
+    "latent_slot",
+    "markers_of",
+    "no_markers",
+    "opened",
+    "trained",
+]
 
 _log = logging.getLogger("celbo.pipeline")
 
@@ -218,7 +229,7 @@ def _plan(config: TrainRunConfig, model: Model[Any], shape: tuple[int, int]) -> 
 # ------------------------------------------------------------------------------------------------- clusters and maps
 
 
-def embed(adata: AnnData, model: CountModel[Any], job: Job[RunConfig]) -> None:
+def embed(adata: AnnData, model: Model[Any], job: Job[RunConfig]) -> None:
     """Write the latent space, its clusters and map, and the map before the model, into the slots of the result."""
     config = job.config
     slot = latent_slot(config)
@@ -303,6 +314,11 @@ def column_of(adata: AnnData, name: str) -> pd.Series[Any]:
     return column
 
 
+def no_markers() -> pd.DataFrame:
+    """Return the table of markers where there are none."""
+    return pd.DataFrame({"group1": [], "group2": []}, index=pd.Index([], name="gene"))
+
+
 def markers_of(
     model: CountModel[Any], groups: pd.Series[Any], *, n_markers: int = 0, n_samples: int = 5000, seed: int = 0
 ) -> pd.DataFrame:
@@ -327,7 +343,7 @@ def markers_of(
     are fewer than two groups.
     """
     if groups.dropna().nunique() < 2:
-        return pd.DataFrame({"group1": [], "group2": []}, index=pd.Index([], name="gene"))
+        return no_markers()
     data = model.data
     assert data is not None  # a model that was trained or loaded with cells
     few = min(n_samples, max(500, _MOST_DRAWS // groups.nunique()))

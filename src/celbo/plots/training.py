@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_training"]
 
-_TITLES = {"elbo": "nats per cell", "kl": "nats per cell", "learning_rate": "learning rate"}
+_TITLES = {"elbo": "nats per cell", "objective": "per cell", "kl": "nats per cell", "learning_rate": "learning rate"}
 
 
 def plot_training(
     history: pd.DataFrame,
-    what: Literal["elbo", "kl", "learning_rate"] = "elbo",
+    what: Literal["elbo", "objective", "kl", "learning_rate"] = "elbo",
     *,
     best_epoch: int | None = None,
     ax: Axes | None = None,
@@ -32,8 +32,8 @@ def plot_training(
     history
         `model.history`: one row an epoch.
     what
-        "elbo" (training and validation; higher is better; the first epochs, far below the rest, are cut off), "kl"
-        (every KL term) or "learning_rate".
+        "elbo" or "objective" (training and validation; higher is better; the first epochs, far below the rest, are cut
+        off), "kl" (every KL term) or "learning_rate".
     best_epoch
         Marked by a thin line where given: the epoch whose weights were kept.
     ax
@@ -63,7 +63,7 @@ def plot_training(
         )
     if what == "learning_rate":
         amounts(ax, "y")
-    if what == "elbo":
+    if what in ("elbo", "objective"):
         _cut_start(ax, history[drawn])
     if best_epoch is not None and len(history) > 1:
         ax.axvline(best_epoch, color=MUTED, linewidth=1, linestyle=(0, (2, 3)), label="kept")
@@ -73,7 +73,7 @@ def plot_training(
 
 
 def _columns(history: pd.DataFrame, what: str) -> list[str]:
-    start = {"elbo": "elbo_", "kl": "kl_", "learning_rate": "learning_rate"}[what]
+    start = what if what == "learning_rate" else f"{what}_"
     return [str(c) for c in history if str(c).startswith(start) and c != "kl_weight"]
 
 

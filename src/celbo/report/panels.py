@@ -125,6 +125,7 @@ def training(data: ReportData) -> str:
     else:
         body.append(strip(_training_verdict(data)))
         panels = [
+            ("objective", "Objective <small>minus what is minimised</small>", "objective_"),
             ("elbo", "ELBO <small>evidence lower bound</small>", "elbo_"),
             ("kl", "KL divergence <small>information in the latent space</small>", "kl_z"),
             ("learning_rate", "Learning rate", "learning_rate"),
@@ -132,7 +133,7 @@ def training(data: ReportData) -> str:
         cards = []
         for what, title, column in panels:
             if any(str(c).startswith(column) and history[c].notna().any() for c in history):
-                best = data.best_epoch if what == "elbo" else None
+                best = data.best_epoch if what in ("elbo", "objective") else None
                 ax = plots.plot_training(history, what, best_epoch=best, ax=new_axes(350, 240))  # type: ignore[arg-type]
                 cards.append(_chart(title, inline_svg(ax, f"training-{what}", f"{what} over epochs")))
         body.append(f'<div class="grid three">{"".join(cards)}</div>')

@@ -108,28 +108,33 @@ def _shape(which: str, elbo: NDArray[np.float64], stopped: str, best_epoch: int 
     fall, gain, smooth = _largest_fall(elbo), _tail_gain(elbo), _smooth(elbo)
     lost = float(smooth.max() - smooth[-1])
     if fall > max(SPIKE * span, worth):
-        jump = f"The {which} ELBO fell by {fall:,.1f} nats within one epoch."
+        jump = f"The {which} fell by {fall:,.1f} nats within one epoch."
         return Verdict("poor", "unstable", jump, _HALVE)
     if lost > max(DIP_SD * _noise(elbo), worth):
         return _past_best(which, lost, best_epoch)
     if stopped != "plateau" and gain > max(STILL_IMPROVING * span, worth):
-        rising = f"The {which} ELBO still rose by {gain:,.1f} nats per cell at the end."
+        rising = f"The {which} still rose by {gain:,.1f} nats per cell at the end."
         return Verdict("fair", "still improving", rising, "Train for about twice as many epochs.")
     how = "stopped improving, and training ended" if stopped == "plateau" else "is flat at the end,"
     kept = f"; the weights of epoch {best_epoch} were kept" if best_epoch is not None else ""
-    return Verdict("good", "converged", f"The {which} ELBO {how} after {len(elbo)} epochs{kept}.")
+    return Verdict("good", "converged", f"The {which} {how} after {len(elbo)} epochs{kept}.")
 
 
 def _curve(history: pd.DataFrame | None) -> tuple[str, NDArray[np.float64]]:
     """Name and values of the deciding curve; epochs without a value are dropped, non-finite values stay at the end."""
-    for name, column in (("validation", "elbo_validation"), ("training", "elbo_train")):
+    raised = "elbo" if history is None or "objective_train" not in history else "objective"
+    shown = "ELBO" if raised == "elbo" else "objective"
+    for side in ("validation", "train"):
+        column = f"{raised}_{side}"
         if history is not None and column in history and history[column].notna().any():
             last_bad = pd.isna(history[column].iloc[-1]) and pd.isna(
-                history.get("elbo_train", history[column]).iloc[-1]
+                history.get(f"{raised}_train", history[column]).iloc[-1]
             )
             values = history[column].dropna().to_numpy(np.float64)
-            return name, np.append(values, np.nan) if last_bad else values
-    return "training", np.empty(0)
+            return f"{'validation' if side == 'validation' else 'training'} {shown}", (
+                np.append(values, np.nan) if last_bad else values
+            )
+    return f"training {shown}", np.empty(0)
 
 
 def _largest_fall(elbo: NDArray[np.float64]) -> float:
@@ -160,7 +165,7 @@ def _tail_gain(elbo: NDArray[np.float64]) -> float:
 
 
 def _past_best(which: str, lost: float, best_epoch: int | None) -> Verdict:
-    fell = f"The {which} ELBO ended {lost:,.1f} nats per cell below its best"
+    fell = f"The {which} ended {lost:,.1f} nats per cell below its best"
     if best_epoch is not None:
         return Verdict("good", "best kept", f"{fell}; the weights of epoch {best_epoch} were kept.", "")
     return Verdict(
