@@ -140,7 +140,7 @@ def training(data: ReportData) -> str:
     return section(
         "training",
         "Training",
-        see="The ELBO, which training raises, on the cells it learned from and on cells held out for validation.",
+        see="What training raises (the ELBO, where there is one), on the cells it learned from and on cells held out.",
         look="Both curves flat at the end, close together, no jumps. A falling validation curve means overfitting.",
         body=body,
     )
