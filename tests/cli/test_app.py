@@ -467,6 +467,13 @@ def test_what_another_model_is_asked(trained_dca: Path, counts_file: Path, tmp_p
     np.testing.assert_allclose(anndata.read_h5ad(tmp_path / "d.h5ad").X, expected, rtol=1e-5)
 
 
+def test_denoise_of_a_saved_factorisation(counts_file: Path, tmp_path: Path) -> None:
+    given, out = [str(counts_file), "--quiet"], tmp_path / "hpf"
+    assert main(["train", *given, "--model", "hpf", "--n-top-genes", "0", "--max-epochs", "3", "--out", str(out)]) == 0
+    assert main(["denoise", str(out), *given, "--out", str(tmp_path / "d.h5ad")]) == 0
+    assert anndata.read_h5ad(tmp_path / "d.h5ad").shape == (150, 60)
+
+
 def test_denoise_fits_a_method_that_is_named(counts_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "d.h5ad"
     assert main(["denoise", "knn", str(counts_file), "--out", str(out), "--quiet"]) == 0

@@ -30,7 +30,7 @@ from celbo.errors import OptionError
 from celbo.kernels import cpu_hpf as cavi
 from celbo.kernels.cpu_hpf import GammaPrior, Loadings, StoredCounts
 from celbo.models import hpf_ask
-from celbo.models.base import Fitting, Model
+from celbo.models.base import DenoisingModel, Fitting
 from celbo.models.hpf_fit import Ascent, counts_of, empirical_priors, log_factorials
 from celbo.models.options import Indices, check_config, gene_positions
 from celbo.training.device import check_seed, torch_threads
@@ -169,7 +169,7 @@ def shapes(config: HPFConfig) -> tuple[float, float]:
     return a, c
 
 
-class HPF(Model[HPFConfig]):
+class HPF(DenoisingModel[HPFConfig]):
     """Hierarchical Poisson factorisation; see the module's docstring for its equations.
 
     The options of `HPFConfig` are keyword arguments too. Batches and other covariates take no part. In `train` an epoch

@@ -13,6 +13,7 @@ import pandas as pd
 
 from celbo.data.schema import DataKeys, Schema
 from celbo.errors import OptionError, listed, nearest
+from celbo.training.plan import true_of
 
 __all__ = [
     "Indices",
@@ -45,7 +46,7 @@ def check_config(config: Any) -> None:
         kind, value = kinds[name], getattr(config, name)
         if name in limits:
             holds, expected = limits[name]
-            if not _true_of(holds, value):
+            if not true_of(holds, value):
                 raise OptionError("has an impossible value", where=f"{name}={value!r}", fix=f"It must be {expected}.")
             continue
         if kind == tuple[int, ...] and not (isinstance(value, tuple) and all(_is_size(v) for v in value)):
@@ -64,13 +65,6 @@ def check_config(config: Any) -> None:
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _true_of(holds: Callable[[Any], bool], value: Any) -> bool:
-    try:
-        return bool(holds(value))
-    except (TypeError, ValueError):
-        return False
 
 
 def requires_counts(config: Any) -> bool:

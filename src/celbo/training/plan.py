@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["Loss", "StepState", "TrainConfig", "resolve"]
+__all__ = ["Loss", "StepState", "TrainConfig", "resolve", "true_of"]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class TrainConfig:
         """Refuse impossible values with an `OptionError` that names the field."""
         for name, (holds, expected) in _LIMITS.items():
             value = getattr(self, name)
-            if value is not None and not _true_of(holds, value):
+            if value is not None and not true_of(holds, value):
                 raise OptionError(
                     "has an impossible value",
                     where=f"training option {name!r}",
@@ -248,7 +248,8 @@ def _frozen(value: object) -> object:
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
-def _true_of(holds: Any, value: object) -> bool:
+def true_of(holds: Any, value: object) -> bool:
+    """Say whether a test of an option holds; a value that it cannot be asked of fails it."""
     try:
         return bool(holds(value))
     except (TypeError, ValueError):
