@@ -32,6 +32,7 @@ from celbo.models.options import (
     requires_counts,
     split_options,
 )
+from celbo.models.questions import PosteriorQuestions
 from celbo.training.device import check_seed
 from celbo.training.engine import FitResult, fit
 from celbo.training.plan import TrainConfig
@@ -391,7 +392,7 @@ class DenoisingModel(Model[ConfigT]):
         return pd.DataFrame(values, index=cells, columns=names if genes is None else names[genes])
 
 
-class CountModel(DenoisingModel[ConfigT]):
+class CountModel(DenoisingModel[ConfigT], PosteriorQuestions):
     """A model of counts: expression, evidence and samples besides the latent state."""
 
     def get_normalized_expression(
