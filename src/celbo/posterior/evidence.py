@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from celbo.data.cells import CellData
+from celbo.posterior.importance import log_likelihood, log_weight
 from celbo.posterior.stream import (
     Block,
     Network,
@@ -135,16 +136,11 @@ def _summary(values: list[Tensor], per_cell: bool) -> Any:
     return every if per_cell else float(every.mean())
 
 
-def _log_likelihood(network: Network, block: Block, z: Tensor, log_library: Tensor) -> Tensor:
-    """Log p(x | z, l) of each draw; (samples, cells)."""
-    return network.likelihood.log_prob(network.decode(z, log_library, block.batch), block.batch.rows)
-
-
 def _expected_log_likelihood(network: Network, block: Block, n_samples: int) -> Tensor:
     """Average of log p(x | z, l) over draws of q; (cells,) float64 on the CPU."""
     total = torch.zeros(block.batch.n_cells, dtype=torch.float64)
     for z, log_library in latent_draws(network, block, n_samples):
-        total += _log_likelihood(network, block, z, log_library).cpu().sum(0, dtype=torch.float64)
+        total += log_likelihood(network, block, z, log_library).cpu().sum(0, dtype=torch.float64)
     return total / n_samples
 
 
@@ -152,10 +148,6 @@ def _log_evidence(network: Network, block: Block, n_samples: int, at_most: int |
     """Log of the mean importance weight; (cells,) float64 on the CPU."""
     total = torch.full((block.batch.n_cells,), -torch.inf, dtype=torch.float64)
     for z, log_library in latent_draws(network, block, n_samples, at_most=at_most):
-        log_weight = (
-            _log_likelihood(network, block, z, log_library).cpu().double()
-            + network.log_prior(z, log_library, block.batch).cpu()
-            - network.log_posterior(z, log_library, block.latent).cpu()
-        )
-        total = torch.logaddexp(total, log_weight.logsumexp(0))
+        weight = log_weight(network, block, z, log_library)
+        total = torch.logaddexp(total, weight.logsumexp(0))
     return total - float(np.log(n_samples))
