@@ -5,8 +5,9 @@ text, whatever they hold.
 """
 
 from celbo.plots.cells import plot_composition, plot_histogram
+from celbo.plots.differential import plot_lfc_intervals, plot_ma, plot_volcano
 from celbo.plots.embedding import plot_embedding
-from celbo.plots.genes import plot_dotplot, plot_ppc
+from celbo.plots.genes import plot_dotplot, plot_ppc, plot_top_genes
 from celbo.plots.latent import (
     plot_bounds,
     plot_cosines,
@@ -28,6 +29,10 @@ __all__ = [
     "plot_embedding",
     "plot_field",
     "plot_histogram",
+    "plot_lfc_intervals",
+    "plot_ma",
     "plot_ppc",
+    "plot_top_genes",
     "plot_training",
+    "plot_volcano",
 ]

@@ -1,21 +1,22 @@
-"""Figures of genes: the dot plot and the posterior predictive check."""
+"""Figures of genes: the dot plots and the posterior predictive check."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from celbo.errors import InputError, OptionError
+from celbo.errors import InputError, OptionError, listed
+from celbo.plots.compared import expression_of
 from celbo.plots.style import ACCENT, INK, amounts, heat, new_axes, set_names, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_dotplot", "plot_ppc"]
+__all__ = ["plot_dotplot", "plot_ppc", "plot_top_genes"]
 
 _STEP = 19
 """Pixels between neighbouring genes or groups of a dot plot."""
@@ -62,46 +63,81 @@ def plot_dotplot(
     return ax
 
 
-def plot_ppc(
-    check: pd.DataFrame, what: Literal["mean", "variance", "zeros"] = "mean", *, ax: Axes | None = None
+def plot_top_genes(
+    table: pd.DataFrame, n_genes: int = 3, *, genes: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
+    """Draw the dot plot of the genes that stand for each group of a table of differential expression.
+
+    Parameters
+    ----------
+    table
+        `model.differential_expression(...)`, with all genes of each comparison.
+    n_genes
+        Genes of each group: called higher there, found in a quarter of its cells, and of those the surely largest fold
+        changes (by the lower end of their credible intervals).
+    genes
+        Names of genes to draw instead.
+    ax
+        Axes to draw into; None makes a figure, which is `ax.figure`.
+
+    Returns
+    -------
+    The axes; see `plot_dotplot`. The mean is log1p of the expected share times 10,000.
+
+    Raises
+    ------
+    InputError
+        If the table lacks a column, or one of the genes in a comparison.
+    """
+    if n_genes < 1:
+        raise OptionError("is not a number of at least 1", where=f"n_genes={n_genes!r}")
+    mean, fraction = expression_of(table, genes, n_genes=n_genes)
+    return plot_dotplot(mean, fraction, genes=list(mean.columns), groups=list(mean.index), ax=ax)
+
+
+def plot_ppc(check: pd.DataFrame, what: str = "mean", *, ax: Axes | None = None) -> Axes:
     """Draw what the model predicts for each gene against what was observed, with the line of equality.
 
     Parameters
     ----------
     check
-        `celbo.evaluate.predictive_check(...)`, one row a gene.
+        `model.posterior_predictive_check(...)` or `celbo.evaluate.predictive_check(...)`, one row a gene. Where it has
+        intervals of the draws, they are drawn too.
     what
-        "mean" (counts), "variance" (counts squared), both on log axes, or "zeros" (share of cells without a count).
+        "mean" (counts), "variance" (counts squared), both on log axes, "zeros" (share of cells without a count), or any
+        other statistic of the table.
     ax
         Axes to draw into; None makes a figure, which is `ax.figure`.
 
     Returns
     -------
     The axes.
+
+    Raises
+    ------
+    OptionError
+        If the table does not have the statistic.
     """
-    if what not in {"mean", "variance", "zeros"}:
-        raise OptionError("does not exist", where="what", value=repr(what), fix="Known: mean, variance, zeros.")
+    known = [str(name).removesuffix("_observed") for name in check.columns if str(name).endswith("_observed")]
+    if what not in known:
+        raise OptionError("is not in the table", where="what", value=repr(what), fix=f"It has {listed(known)}.")
     ax = ax or new_axes(300, 300)
     tidy(ax, x="observed", y="predicted", grid="both")
+    log = what in {"mean", "variance"}
     seen, drawn = (check[f"{what}_{side}"].to_numpy(np.float64) for side in ("observed", "predicted"))
-    kept = np.isfinite(seen) & np.isfinite(drawn) & ((what == "zeros") | ((seen > 0) & (drawn > 0)))
-    if what != "zeros":
+    kept = np.isfinite(seen) & np.isfinite(drawn) & ((not log) | ((seen > 0) & (drawn > 0)))
+    if log:
         ax.set(xscale="log", yscale="log")
         ax.minorticks_off()
-    ax.scatter(
-        seen[kept],
-        drawn[kept],
-        s=12,
-        color=ACCENT,
-        alpha=0.35 if kept.sum() > 500 else 0.6,
-        linewidths=0,
-        rasterized=True,
-    )
+    alpha = 0.35 if kept.sum() > 500 else 0.6
     both = np.concatenate([seen[kept], drawn[kept]])
     low, high = (both.min(), both.max()) if both.size else (0.1, 1.0)
-    room = (0.03, 0.03) if what == "zeros" else (low * 0.4, high * 1.5)
+    room = (low * 0.4, high * 1.5) if log else (0.03 * (high - low or 1.0),) * 2
     ends = (low - room[0], high + room[1])
+    ax.scatter(seen[kept], drawn[kept], s=12, color=ACCENT, alpha=alpha, linewidths=0, rasterized=True)
+    if f"{what}_lower" in check:
+        bounds = (check[f"{what}_{side}"].to_numpy(np.float64)[kept].clip(*ends) for side in ("lower", "upper"))
+        ax.vlines(seen[kept], *bounds, color=ACCENT, alpha=alpha / 2, linewidth=0.8, rasterized=True)
     ax.plot(ends, ends, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), zorder=3)
     ax.set(xlim=ends, ylim=ends, aspect="equal")
     amounts(ax, "x")
