@@ -60,6 +60,7 @@ _WHERE = {
     "run": "celbo.pipeline",
     "denoise": "celbo.pipeline.denoise",
     "denoising_scores": "celbo.pipeline.denoise",
+    "to_rank_genes_groups": "celbo.results",
     "embed": "celbo.embed",
     "errors": "celbo.errors",
     "evaluate": "celbo.evaluate",

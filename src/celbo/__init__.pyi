@@ -43,6 +43,7 @@ from celbo.pipeline import run as run
 from celbo.pipeline.compare import compare as compare
 from celbo.pipeline.denoise import denoise as denoise
 from celbo.pipeline.denoise import denoising_scores as denoising_scores
+from celbo.results import to_rank_genes_groups as to_rank_genes_groups
 from celbo.training.plan import TrainConfig as TrainConfig
 
 __version__: str

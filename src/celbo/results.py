@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 import celbo
-from celbo.errors import InputError, OptionError
+from celbo.errors import GenesError, InputError, OptionError, SchemaError, listed, nearest
 from celbo.files import atomic_text, atomic_write
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "multiqc_general",
     "multiqc_lines",
+    "to_rank_genes_groups",
     "versions",
     "versions_yaml",
     "write_clusters",
@@ -82,6 +83,152 @@ def write_clusters(adata: AnnData, key: str, clusters: ArrayLike) -> None:
         set(names.tolist()), key=lambda name: (not name.isdecimal(), len(name) if name.isdecimal() else 0, name)
     )
     adata.obs[key] = pd.Categorical(names, categories=found)
+
+
+def to_rank_genes_groups(
+    table: pd.DataFrame, *, adata: AnnData, groupby: str, key: str = "rank_genes_groups"
+) -> dict[str, Any]:
+    """Write a table of differential expression into `adata.uns[key]` in the layout of `scanpy.tl.rank_genes_groups`.
+
+    So `sc.pl.rank_genes_groups`, `sc.pl.rank_genes_groups_dotplot` and `sc.get.rank_genes_groups_df` work on it. Each
+    group 1 of the table becomes a group there. What the fields hold, as `params["fields"]` says too:
+
+    - `scores`: evidence with the sign of the fold change, so that genes higher in the group lead:
+      sign(LFC) x log(1 + exp(bayes_factor)), which is minus the natural log of 1 - proba_de. Of mode "vanilla" it is
+      `bayes_factor`, which has a sign.
+    - `logfoldchanges`: `lfc_median`, log2.
+    - `pvals`: 1 - proba_de. This is no p-value: it is the posterior probability that the gene does not differ by more
+      than delta. Of mode "vanilla": the probability that the direction is wrong.
+    - `pvals_adj`: `expected_fdr`, the expected share of false ones among the genes with at least this evidence. Of mode
+      "vanilla": the expected share of wrong directions among them.
+    - `pts`, `pts_rest`: `detection1`, `detection2`; left out where a group has a "/" in its name, which anndata does
+      not write there.
+
+    Parameters
+    ----------
+    table
+        `model.differential_expression(...)`: all genes of each comparison, and each group 1 once.
+    adata
+        Cells with these genes; `uns[key]` is replaced, nothing else is altered.
+    groupby
+        The column of `adata.obs` whose groups were compared.
+    key
+        Slot of `uns`.
+
+    Returns
+    -------
+    What was written.
+
+    Raises
+    ------
+    SchemaError
+        If `adata.obs` has no such column, or the column no such group.
+    GenesError
+        If a gene of the table is none of `adata`.
+    InputError
+        If the table lacks columns or rows, has a group 1 twice, groups of different second groups, or comparisons of
+        different genes.
+    """
+    parts = _by_group(table)
+    _require_groups(adata, groupby, list(parts))
+    absent = pd.Index(table.index.astype(str)).difference(adata.var_names.astype(str))
+    if len(absent):
+        fix = "Give the AnnData whose genes were compared."
+        raise GenesError("has no genes of the table", where="the AnnData", value=listed(absent), fix=fix)
+    fields = {group: _rank_fields(rows) for group, rows in parts.items()}
+    kinds = {"names": "O", "scores": "f4", "logfoldchanges": "f4", "pvals": "f8", "pvals_adj": "f8"}
+    vanilla = "proba_higher" in table
+    written: dict[str, Any] = {
+        "params": {
+            "groupby": groupby,
+            "reference": str(table["group2"].iloc[0]),
+            "method": "celbo, mode vanilla" if vanilla else "celbo, mode change",
+            "use_raw": False,
+            "layer": None,
+            "corr_method": "none",
+            "fields": _VANILLA_FIELDS if vanilla else _CHANGE_FIELDS,
+        }
+    }
+    for name, kind in kinds.items():
+        columns = [np.asarray(found[name], kind) for found in fields.values()]
+        dtype = np.dtype([(group, kind) for group in fields])
+        written[name] = np.rec.fromarrays(columns, dtype=dtype)
+    writable = not any("/" in group for group in parts)
+    for name, column in (("pts", "detection1"), ("pts_rest", "detection2")) if writable else ():
+        shares = {group: rows[column].astype(np.float64) for group, rows in parts.items()}
+        written[name] = pd.DataFrame(shares).rename_axis(index=None)
+    adata.uns[key] = written
+    return written
+
+
+_CHANGE_FIELDS = (
+    "scores: sign(LFC) * log(1 + exp(bayes_factor)); pvals: 1 - proba_de, which is no p-value; "
+    "pvals_adj: expected false discovery rate of the genes with at least this evidence"
+)
+_VANILLA_FIELDS = (
+    "scores: bayes_factor; pvals: probability that the direction is wrong, which is no p-value; "
+    "pvals_adj: expected share of wrong directions among the genes with at least this evidence"
+)
+
+
+def _by_group(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the rows of each group 1, indexed by gene as text.
+
+    Raises
+    ------
+    InputError
+        If the table does not fit scanpy's layout.
+    """
+    where, fix = "the table of differential expression", "Give what model.differential_expression(...) returns."
+    if not isinstance(table, pd.DataFrame) or table.empty:
+        raise InputError("has no rows", where=where, fix=fix)
+    odds = "proba_higher" if "proba_higher" in table else "proba_de"
+    needed = ["group1", "group2", odds, "bayes_factor", "lfc_median", "detection1", "detection2"]
+    needed += [] if odds == "proba_higher" else ["expected_fdr"]
+    missing = [name for name in needed if name not in table]
+    if missing:
+        raise InputError(f"lacks columns: {listed(missing)}", where=where, fix=fix)
+    table = table.set_axis(table.index.astype(str))
+    others = list(dict.fromkeys(table["group2"].astype(str)))
+    if len(others) > 1:
+        fix = "Take the rows of one of them: table[table['group2'] == ...]."
+        raise InputError("compares with several groups", where=where, value=listed(others), fix=fix)
+    parts = {str(group): rows for group, rows in table.groupby("group1", sort=False, observed=True)}
+    genes = sorted(next(iter(parts.values())).index)
+    for group, rows in parts.items():
+        if sorted(rows.index) != genes or rows.index.has_duplicates:
+            fix = "Give the whole table, each gene once in each comparison."
+            raise InputError("holds other genes than the first group, or one twice", where=f"group {group!r}", fix=fix)
+    return parts
+
+
+def _require_groups(adata: AnnData, groupby: str, groups: Sequence[str]) -> None:
+    if groupby not in adata.obs:
+        fix = nearest(str(groupby), map(str, adata.obs.columns))
+        raise SchemaError("is not a column of obs", where=repr(groupby), fix=fix)
+    known = set(adata.obs[groupby].dropna().astype(str))
+    unknown = [group for group in groups if group not in known]
+    if unknown:
+        fix = f"It has {listed(sorted(known))}."
+        raise SchemaError("lacks groups of the table", where=f"obs[{groupby!r}]", value=listed(unknown), fix=fix)
+
+
+def _rank_fields(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the fields of one group by name, in the order of their scores."""
+    odds = rows["bayes_factor"].to_numpy(np.float64)
+    lfc = rows["lfc_median"].to_numpy(np.float64)
+    if "proba_higher" in rows:
+        scores, p = odds, rows["proba_higher"].to_numpy(np.float64)
+        wrong = np.minimum(p, 1 - p)
+        order = np.argsort(wrong, kind="stable")
+        share = np.empty_like(wrong)
+        share[order] = np.cumsum(wrong[order]) / np.arange(1, len(wrong) + 1)
+    else:
+        scores = np.sign(lfc) * np.logaddexp(0, odds)
+        wrong, share = 1 - rows["proba_de"].to_numpy(np.float64), rows["expected_fdr"].to_numpy(np.float64)
+    order = np.lexsort((-lfc, -scores))
+    values = {"scores": scores, "logfoldchanges": lfc, "pvals": wrong, "pvals_adj": share}
+    return {"names": rows.index.to_numpy(object)[order], **{name: value[order] for name, value in values.items()}}
 
 
 def _same_cells(adata: AnnData, key: str, n: int) -> None:
