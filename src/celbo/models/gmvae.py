@@ -266,6 +266,15 @@ class SCVAENetwork(nn.Module):
         """Log p(z), the sum over y taken; (samples, cells)."""
         return self.prior.log_prob(z) if self.is_mixture else _standard(z).log_prob(z)
 
+    def sample_prior(
+        self, batch: Minibatch, n_samples: int = 1, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw z from the prior, (samples, cells, latent); beside it the log total of the cells, (1, cells)."""
+        if self.is_mixture:
+            return self.prior.sample(n_samples, batch.n_cells, generator), self._log_library(batch)
+        prior = GaussianPosterior.standard(batch.library, self.config.n_latent)
+        return prior.sample(n_samples, generator), self._log_library(batch)
+
     def log_posterior(self, z: Tensor, log_library: Tensor, latent: Latent[Any]) -> Tensor:
         """Log q(z | x), the sum over y taken; (samples, cells)."""
         log_q: Tensor = latent.z.log_prob(z)

@@ -206,6 +206,14 @@ class SCVINetwork(nn.Module):
             log_p = log_p + GaussianPosterior(*self._library_prior(batch)).log_prob(log_library[..., None])
         return log_p
 
+    def sample_prior(
+        self, batch: Minibatch, n_samples: int = 1, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw z (samples, cells, latent) and, where latent, log l (samples, cells) from the prior, else (1, cells)."""
+        z = GaussianPosterior.standard(batch.library, self.config.n_latent)
+        library = GaussianPosterior(*self._library_prior(batch)) if self.library_is_latent else None
+        return self.sample_latent(Latent(z, library), batch, n_samples, generator)
+
     def log_posterior(self, z: Tensor, log_library: Tensor, latent: Latent[GaussianPosterior]) -> Tensor:
         """Log q(z | x) (+ log q(log l | x)), (samples, cells)."""
         log_q = latent.z.log_prob(z)

@@ -182,6 +182,13 @@ class VAENetwork(nn.Module):
         """Log p(z), (samples, cells)."""
         return GaussianPosterior(torch.zeros_like(z), torch.ones_like(z)).log_prob(z)
 
+    def sample_prior(
+        self, batch: Minibatch, n_samples: int = 1, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw z from the prior, (samples, cells, latent); with the log total of each cell, (1, cells)."""
+        prior = GaussianPosterior.standard(batch.library, self.config.n_latent)
+        return self.sample_latent(Latent(prior), batch, n_samples, generator)
+
     def log_posterior(self, z: Tensor, log_library: Tensor, latent: Latent[GaussianPosterior]) -> Tensor:
         """Log q(z | x), (samples, cells)."""
         return latent.z.log_prob(z)

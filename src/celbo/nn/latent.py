@@ -74,6 +74,12 @@ class GaussianPosterior:
         mean, log_variance = head(h).chunk(2, dim=-1)
         return cls(mean, (log_variance.exp() + variance_floor).sqrt())
 
+    @classmethod
+    def standard(cls, like: Tensor, n_latent: int) -> GaussianPosterior:
+        """Return N(0, I) for each cell, (cells, n_latent), in the dtype and on the device of `like` (cells,)."""
+        mean = like.new_zeros(like.shape[0], n_latent)
+        return cls(mean, torch.ones_like(mean))
+
     @property
     def variance(self) -> Tensor:
         """Variance of each coordinate; (cells, D)."""

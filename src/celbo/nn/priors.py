@@ -65,6 +65,12 @@ class MixturePrior(nn.Module):
         each = self.components.log_prob(z.unsqueeze(-3))  # (..., components, cells)
         return (each + self.log_probability[:, None]).logsumexp(-2)
 
+    def sample(self, n_samples: int, n_cells: int, generator: torch.Generator | None) -> Tensor:
+        """Return draws of a component and then of z; (n_samples, n_cells, latent)."""
+        p, shape = self.components, (len(self.mean), n_cells, self.mean.shape[1])
+        each = GaussianPosterior(p.mean.expand(shape), p.scale.expand(shape))
+        return MixturePosterior(self.log_probability.expand(n_cells, -1), each).sample(n_samples, generator)
+
     def kl_from(self, q: MixturePosterior) -> dict[str, Tensor]:
         """Return the terms of KL(q(y, z | x) || p(y, z)), each analytic, (cells,).
 

@@ -79,6 +79,10 @@ class LinearGaussian(nn.Module):
     def decode(self, z: Tensor, log_library: Tensor, batch: Minibatch) -> CountParameters:
         return CountParameters(z @ self.loadings.T + self.offset, log_library, link="exp")
 
+    def sample_prior(self, batch: Minibatch, n_samples: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        prior = GaussianPosterior.standard(self.offset.new_zeros(batch.n_cells), self.loadings.shape[1])
+        return prior.sample(n_samples, generator), torch.zeros_like(batch.library)[None]
+
     def log_prior(self, z: Tensor, log_library: Tensor, batch: Minibatch) -> Tensor:
         return torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
 
