@@ -30,7 +30,14 @@ from celbo.posterior.stream import (
 )
 from celbo.posterior.writers import Hdf5Writer, NpyWriter
 
-__all__ = ["normalized_expression", "posterior_predictive_sample", "write_expression"]
+__all__ = [
+    "LibrarySize",
+    "check_library_size",
+    "normalized_expression",
+    "posterior_predictive_sample",
+    "predicted_counts",
+    "write_expression",
+]
 
 Floats = npt.NDArray[np.float32]
 LibrarySize = float | Literal["latent"]
@@ -55,15 +62,19 @@ class _Request:
         check_positive("n_samples", self.n_samples)
         check_genes(self.genes, data)
         check_batches(self.codes, data)
-        size = self.library_size
-        number = isinstance(size, int | float | np.number) and not isinstance(size, bool)
-        if size != "latent" and not (number and np.isfinite(size) and size > 0):
-            raise OptionError('is neither a positive number nor "latent"', where=f"library_size={size!r}")
+        check_library_size(self.library_size)
 
     def shape(self, n_cells: int, n_genes: int) -> tuple[int, ...]:
         """Return the shape of the answer."""
         genes = n_genes if self.genes is None else len(self.genes)
         return (n_cells, genes) if self.return_mean else (1 if self.give_mean else self.n_samples, n_cells, genes)
+
+
+def check_library_size(size: LibrarySize) -> None:
+    """Raise unless a library size is a positive number or "latent"."""
+    number = isinstance(size, int | float | np.number) and not isinstance(size, bool)
+    if size != "latent" and not (number and np.isfinite(size) and size > 0):
+        raise OptionError('is neither a positive number nor "latent"', where=f"library_size={size!r}")
 
 
 def normalized_expression(
@@ -227,14 +238,14 @@ def posterior_predictive_sample(
     parts: list[list[sparse.csr_matrix]] = [[] for _ in range(n_samples)]
     with evaluating(network):
         for block in encoded_blocks(network, data, indices, batch_size=batch_size, seed=seed):
-            for number, counts in enumerate(_predicted(network, block, n_samples)):
+            for number, counts in enumerate(predicted_counts(network, block, n_samples)):
                 parts[number].append(sparse.csr_matrix(counts if genes is None else counts[:, genes]))
     matrices = [sparse.vstack(blocks, format="csr", dtype=np.float32) for blocks in parts]
     return matrices[0] if n_samples == 1 else matrices
 
 
-def _predicted(network: Network, block: Block, n_samples: int) -> Iterator[Floats]:
-    """Yield one (cells, genes) array of drawn counts for each sample."""
+def predicted_counts(network: Network, block: Block, n_samples: int) -> Iterator[Floats]:
+    """Yield one (cells, genes) array of drawn counts for each sample. Call it inside `evaluating`."""
     for z, log_library in latent_draws(network, block, n_samples):
         drawn = network.likelihood.sample(network.decode(z, log_library, block.batch), block.generator)
         yield from drawn.to("cpu", torch.float32).numpy()
