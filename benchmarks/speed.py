@@ -74,9 +74,11 @@ class Case:
 class Worker:
     """One side, in a process of its own."""
 
-    def __init__(self, side: str, n_threads: int, *, peer: Path = machine.PEER) -> None:
+    def __init__(
+        self, side: str, n_threads: int, *, peer: Path = machine.PEER, script: str = "speed_worker.py"
+    ) -> None:
         python = sys.executable if side == "celbo" else str(peer)
-        command = [python, str(Path(__file__).with_name("speed_worker.py")), side, "--threads", str(n_threads)]
+        command = [python, str(Path(__file__).with_name(script)), side, "--threads", str(n_threads)]
         environment = machine.ENVIRONMENT | {"OMP_NUM_THREADS": str(n_threads), "NUMBA_NUM_THREADS": str(n_threads)}
         self.side = side
         self._process = subprocess.Popen(
