@@ -1,6 +1,7 @@
 """Integration metrics, held-out and masked counts, stability of pictures: tables only, no figures."""
 
 from celbo.evaluate.baselines import gene_mean, knn_smoothing, no_denoising
+from celbo.evaluate.calibration import Calibration, calibration
 from celbo.evaluate.denoising import (
     HeldOutScores,
     MoleculeSplit,
@@ -36,6 +37,7 @@ from celbo.evaluate.stability import neighbour_overlap, procrustes_disparity, st
 
 __all__ = [
     "Agreement",
+    "Calibration",
     "HeldOutScores",
     "ImputationScores",
     "Masked",
@@ -43,6 +45,7 @@ __all__ = [
     "ari",
     "batch_mixing_entropy",
     "batch_silhouette",
+    "calibration",
     "clisi",
     "compare_latents",
     "gene_mean",

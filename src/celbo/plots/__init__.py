@@ -4,6 +4,7 @@ No function opens a window or touches pyplot: without `ax=` each makes a figure 
 text, whatever they hold.
 """
 
+from celbo.plots.calibration import plot_calibration
 from celbo.plots.cells import plot_composition, plot_histogram
 from celbo.plots.differential import plot_lfc_intervals, plot_ma, plot_volcano
 from celbo.plots.embedding import plot_embedding
@@ -20,6 +21,7 @@ from celbo.plots.training import plot_training
 
 __all__ = [
     "plot_bounds",
+    "plot_calibration",
     "plot_composition",
     "plot_cosines",
     "plot_deviations",
