@@ -9,11 +9,11 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from made_tables import compared, one_versus_rest, vanilla
 from scipy import sparse
 
 import celbo
 from celbo.errors import GenesError, InputError, SchemaError
+from made_tables import compared, one_versus_rest, vanilla
 
 GROUPS = ["T", "B cells", "NK"]
 GENES = [f"GENE{i}" for i in range(30)]

@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from made_tables import compared, one_versus_rest, vanilla
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
@@ -15,6 +14,7 @@ from celbo import plots
 from celbo.errors import InputError, OptionError
 from celbo.plots.compared import called, comparisons_of, evidence, expression_of, one_comparison, top_genes
 from celbo.plots.style import ACCENT, MISSING, SECOND, new_axes
+from made_tables import compared, one_versus_rest, vanilla
 
 TABLE = compared("B cells", n_genes=600)
 FIGURES = (plots.plot_volcano, plots.plot_ma, plots.plot_lfc_intervals)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from celbo.errors import InputError
+from celbo.plots.compared import top_genes
 
 __all__ = ["Categories", "DotPlot", "ReportData", "is_known", "top_markers"]
 
@@ -177,8 +178,8 @@ class ReportData:
 
     # clusters and genes
     markers: pd.DataFrame | None = None
-    """Index gene; columns group1, proba_de or proba_higher, bayes_factor, lfc_median, scale1, scale2, raw_mean1,
-    raw_mean2, detection1, detection2 (those that there are)."""
+    """Index gene; columns group1, bayes_factor, lfc_median, and of proba_de or proba_higher, lfc_lower, lfc_upper,
+    expected_fdr, raw_mean1, raw_mean2, detection1, detection2 those that there are."""
     markers_note: str = ""
     """A sentence beside the markers, for example that only the highly variable genes were modelled."""
     dots: DotPlot | None = None
@@ -216,7 +217,7 @@ class ReportData:
 
 def top_markers(markers: pd.DataFrame, per_group: int = 3) -> list[str]:
     """Return `per_group` genes of each `group1` that stand for it in a picture: surely higher there, found in many of
-    its cells, and of those the largest fold changes; each gene once.
+    its cells, and of those the surely largest fold changes (see `celbo.plots.compared.top_genes`); each gene once.
 
     Parameters
     ----------
@@ -226,22 +227,8 @@ def top_markers(markers: pd.DataFrame, per_group: int = 3) -> list[str]:
         Genes of each group.
     """
     table = markers if "group1" in markers else markers.assign(group1="all")
-    by = next((c for c in ("bayes_factor", "proba_higher", "proba_de", "lfc_median") if c in table), None)
     taken: list[str] = []
     for _, rows in table.groupby("group1", sort=False, observed=True):
-        ranked = rows if by is None else rows.sort_values(by, ascending=False, kind="stable")
-        if "lfc_median" in ranked:
-            ranked = ranked[ranked["lfc_median"] > 0]
-            best = ranked[_clear(ranked)].sort_values("lfc_median", ascending=False, kind="stable")
-            ranked = pd.concat([best, ranked.drop(index=best.index)])
-        taken += [str(g) for g in dict.fromkeys(ranked.index) if str(g) not in taken][:per_group]
+        ranked = top_genes(rows, per_group + len(taken))
+        taken += [gene for gene in ranked if gene not in taken][:per_group]
     return taken
-
-
-def _clear(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Which genes are surely higher (odds above 20) and found in a quarter of the group's cells."""
-    sure = pd.Series(True, index=rows.index)
-    for column, least in (("bayes_factor", 3.0), ("proba_higher", 0.95), ("detection1", 0.25)):
-        if column in rows:
-            sure &= rows[column] >= least
-    return sure

@@ -20,7 +20,7 @@ from celbo.report.provenance import provenance
 from celbo.report.table import marker_panel
 from celbo.report.verdict import Verdict
 
-__all__ = ["key_numbers", "sections"]
+__all__ = ["dot_key", "key_numbers", "sections"]
 
 Positions = NDArray[np.int64]
 
@@ -219,7 +219,7 @@ def fit(data: ReportData) -> str:
         }
         cards = []
         for what, title in titles.items():
-            ax = plots.plot_ppc(data.predictive, what, ax=new_axes(330, 310))  # type: ignore[arg-type]
+            ax = plots.plot_ppc(data.predictive, what, ax=new_axes(330, 310))
             cards.append(
                 _chart(title, inline_svg(ax, f"ppc-{what}", f"predicted against observed {what} of each gene"))
             )
@@ -267,13 +267,15 @@ def genes(data: ReportData) -> str:
             dots.mean[few], dots.fraction[few], genes=dots.genes[:MAX_DOTS], groups=dots.groups[:MAX_GROUPS], ax=ax
         )
         drawn = inline_svg(ax, "dots", "mean expression and detection of top markers in each cluster")
-        body.append(_chart("Top markers of each cluster", f'<div class="scroll">{drawn}</div>{_dot_key()}'))
+        body.append(_chart("Top markers of each cluster", f'<div class="scroll">{drawn}</div>{dot_key()}'))
     body.append(marker_panel(data))
     return section(
         "genes",
         "Marker genes",
-        see="Genes that the model finds higher in a cluster than in the rest, by its posterior.",
-        look="A dark diagonal: genes strong in their own cluster and faint elsewhere.",
+        see="Genes that the model finds higher in a cluster than in the rest, by its posterior: the log2 fold change "
+        "with its credible interval (low to high), and the probability that it is beyond delta.",
+        look="A dark diagonal: genes strong in their own cluster and faint elsewhere. In the table: intervals far from "
+        "zero, and genes found in many cells of the cluster and in few others.",
         body=body,
     )
 
@@ -414,12 +416,13 @@ def _composition(found: Categories, group: Categories, title: str) -> str:
     return _chart(f"Clusters by {title}", drawn + legend(group, palette))
 
 
-def _dot_key() -> str:
+def dot_key(group: str = "cluster") -> str:
+    """Return what colour and size of the dots mean."""
     dots = "".join(
         f'<svg width="{d}" height="{d}" viewBox="-1 -1 2 2"><circle r="1" fill="var(--muted)"/></svg>{share}%'
         for share, d in ((10, 4.7), (50, 10.6), (100, 15.0))
     )
     return (
-        f'<div class="ramp"><b>colour</b> each gene\'s lowest cluster{_ramp()}its highest<span class="gap"></span>'
+        f'<div class="ramp"><b>colour</b> each gene\'s lowest {group}{_ramp()}its highest<span class="gap"></span>'
         f"<b>size</b> cells with a count {dots}</div>"
     )

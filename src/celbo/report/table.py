@@ -1,4 +1,4 @@
-"""The marker table: rows as JSON in the page, drawn by its script."""
+"""The tables of genes: rows as JSON in the page, drawn by its script."""
 
 from __future__ import annotations
 
@@ -7,67 +7,165 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from celbo.plots.compared import called, comparisons_of, evidence
 from celbo.plots.names import shown
 from celbo.report.data import ReportData
-from celbo.report.markup import as_json, missing, text
+from celbo.report.markup import as_json, facts, missing, text
 
-__all__ = ["PER_GROUP", "marker_json", "marker_panel"]
+__all__ = [
+    "COLUMNS",
+    "PER_GROUP",
+    "compared_choice",
+    "compared_name",
+    "compared_rows",
+    "gene_json",
+    "gene_panel",
+    "marker_json",
+    "marker_panel",
+    "meanings",
+]
 
 PER_GROUP = 100
 """Genes of each cluster in the page; the tables beside it hold all."""
 MAX_ROWS = 5000
 
 # column: heading, what it means, digits kept
-_COLUMNS = {
-    "group1": ("cluster", "Cluster that is compared with the rest", 0),
-    "group2": ("against", "What it is compared with", 0),
+COLUMNS = {
+    "group1": ("group", "Group 1: the one that is compared", 0),
+    "group2": ("against", "Group 2: what it is compared with", 0),
+    "comparison": ("comparison", "Group 1 against group 2", 0),
     "gene": ("gene", "Name of the gene", 0),
-    "proba_higher": ("P(higher)", "Posterior probability that the gene is higher in the cluster", 3),
-    "proba_de": ("P(different)", "Posterior probability that the gene differs by more than the threshold", 3),
-    "bayes_factor": ("Bayes factor", "Natural log of the odds that it is higher", 2),
-    "lfc_median": ("log2 fold change", "Median of the posterior log2 ratio of expression", 2),
-    "raw_mean1": ("mean in", "Mean count in the cluster", 2),
-    "raw_mean2": ("mean out", "Mean count in the rest", 2),
-    "detection1": ("found in", "Share of the cluster's cells with a count", 3),
-    "detection2": ("found out", "Share of the other cells with a count", 3),
+    "call": ("call", "Called higher or lower in group 1 at the target; a dash is no call", 0),
+    "lfc_median": ("log2 FC", "log2 fold change of expression, group 1 over group 2: its posterior median", 2),
+    "lfc_lower": ("low", "Lower end of the credible interval of the log2 fold change", 2),
+    "lfc_upper": ("high", "Upper end of the credible interval of the log2 fold change", 2),
+    "proba_higher": ("P(higher)", "Posterior probability that the gene is higher in group 1", 3),
+    "proba_de": ("P(different)", "Posterior probability that the gene differs by more than delta, up or down", 3),
+    "bayes_factor": ("Bayes factor", "Natural log of the odds p / (1 - p) of that probability", 2),
+    "expected_fdr": (
+        "FDR",
+        "Expected share of false ones among the genes with at least this evidence",
+        3,
+    ),
+    "raw_mean1": ("mean in", "Mean count in group 1", 2),
+    "raw_mean2": ("mean out", "Mean count in group 2", 2),
+    "detection1": ("found in", "Share of the cells of group 1 with a count", 3),
+    "detection2": ("found out", "Share of the cells of group 2 with a count", 3),
 }
 _RANK = ("bayes_factor", "proba_higher", "proba_de", "lfc_median")
+_TEXT = {"group1", "group2", "comparison", "gene", "call"}
 
 
 def marker_panel(data: ReportData) -> str:
-    """Return the controls and the empty table that the script fills."""
-    table = _prepared(data.markers)
+    """Return the controls and the empty table of the marker genes that the script fills."""
+    table = _markers(data.markers)
     if table is None:
         return missing("No marker genes were computed.")
-    groups = [shown(g, 80) for g in dict.fromkeys(table["group1"])] if "group1" in table else []
-    options = "".join(f'<option value="{text(g, 90)}">{text(g, 60)}</option>' for g in groups)
-    kept = "" if len(table) == len(data.markers if data.markers is not None else ()) else (
-        f" <small>the first {PER_GROUP} of each cluster at most; the tables folder has all</small>"
-    )  # fmt: skip
-    return (
-        f'<div class="card"><h3>All markers{kept}</h3><div class="tools">'
-        '<input id="marker-gene" type="search" placeholder="Find a gene" aria-label="Find a gene" autocomplete="off">'
-        f'<select id="marker-group" aria-label="Cluster"><option value="">all clusters</option>{options}</select>'
-        '<span class="count" id="marker-count"></span>'
-        '<button type="button" id="marker-back">Back</button><button type="button" id="marker-next">Next</button></div>'
-        '<div class="scroll"><table id="markers"><thead></thead><tbody></tbody></table></div>'
-        '<noscript><p class="note">This table needs JavaScript; the tables folder has the same.</p></noscript></div>'
-    )
+    groups = list(dict.fromkeys(table["group1"])) if "group1" in table else []
+    kept = len(table) < len(data.markers if data.markers is not None else ())
+    cut = f"the first {PER_GROUP} of each cluster at most; the tables folder has all" if kept else ""
+    tools = _choice(groups, "all clusters", "Cluster")
+    return _card("All markers", cut, tools, "the tables folder has the same")
 
 
 def marker_json(data: ReportData) -> str:
-    """Return what the script reads: columns, which are numbers, rows."""
-    table = _prepared(data.markers)
+    """Return what the script reads of the marker genes."""
+    return gene_json(_markers(data.markers), {"group1": "cluster"})
+
+
+def gene_panel(title: str, cut: str) -> str:
+    """Return the controls and the empty table of compared genes that the script fills.
+
+    Parameters
+    ----------
+    title
+        Heading, markup of our own.
+    cut
+        What is left out, a sentence; "" for nothing.
+    """
+    return _card(title, cut, "", "the table that was written has the same")
+
+
+def _card(title: str, cut: str, tools: str, elsewhere: str) -> str:
+    kept = f" <small>{cut}</small>" if cut else ""
+    return (
+        f'<div class="card"><h3>{title}{kept}</h3><div class="tools">'
+        '<input id="marker-gene" type="search" placeholder="Find a gene" aria-label="Find a gene" autocomplete="off">'
+        f'{tools}<span class="count" id="marker-count"></span>'
+        '<button type="button" id="marker-back">Back</button><button type="button" id="marker-next">Next</button></div>'
+        '<div class="scroll"><table id="markers"><thead></thead><tbody></tbody></table></div>'
+        f'<noscript><p class="note">This table needs JavaScript; {elsewhere}.</p></noscript></div>'
+    )
+
+
+def _choice(groups: list[str], everything: str, label: str) -> str:
+    options = "".join(f'<option value="{text(g, 90)}">{text(g, 60)}</option>' for g in groups)
+    return (
+        f'<select id="marker-group" aria-label="{label}" autocomplete="off">'
+        f'<option value="">{everything}</option>{options}</select>'
+    )
+
+
+def compared_choice(table: pd.DataFrame) -> str:
+    """Return the control that chooses one comparison of a table, or all."""
+    names = [compared_name(pair, table) for pair in comparisons_of(table)]
+    return _choice(names, "all comparisons" if _several_seconds(table) else "all groups", "Group")
+
+
+def compared_name(pair: tuple[str, str], table: pd.DataFrame) -> str:
+    """Return the name that a comparison has in the page, as shown."""
+    both = f"{shown(pair[0], 38)} against {shown(pair[1], 38)}"
+    return both if _several_seconds(table) else shown(pair[0], 80)
+
+
+def _several_seconds(table: pd.DataFrame) -> bool:
+    return table["group2"].nunique() > 1
+
+
+def compared_rows(table: pd.DataFrame, most: int = MAX_ROWS) -> pd.DataFrame:
+    """Return the rows and columns of a table of differential expression that the page holds.
+
+    The strongest evidence first, at most `most` in all, as many of each comparison.
+    """
+    pairs = comparisons_of(table)
+    per_group = max(most // max(len(pairs), 1), 25)
+    parts = []
+    for (one, other), rows in table.groupby(["group1", "group2"], sort=False, observed=True):
+        best = rows.iloc[np.argsort(-evidence(rows), kind="stable")[:per_group]]
+        calls = np.array([None, "higher", "lower"], object)[called(best)]
+        parts.append(best.assign(call=calls, comparison=compared_name((str(one), str(other)), table)))
+    found = pd.concat(parts)
+    found = found.assign(gene=found.index.astype(str), group1=found["comparison"]).reset_index(drop=True)
+    drop = {"group2", "comparison"} if len(pairs) > 1 else {"group1", "group2", "comparison"}
+    return found[[c for c in COLUMNS if c in found and c not in drop]]
+
+
+def meanings(columns: list[str]) -> str:
+    """Return what the columns of a table mean, as a list that can be opened."""
+    pairs = [(COLUMNS[c][0], text(COLUMNS[c][1])) for c in columns]
+    return f'<details class="card"><summary>What the columns mean</summary>{facts(pairs)}</details>'
+
+
+def gene_json(table: pd.DataFrame | None, words: dict[str, str] | None = None) -> str:
+    """Return what the script reads: columns, which are numbers, rows.
+
+    Parameters
+    ----------
+    table
+        The columns and rows to show.
+    words
+        Headings in place of those of `COLUMNS`.
+    """
     if table is None:
         return "{}"
     columns = list(table.columns)
     sort = next((columns.index(c) for c in _RANK if c in columns), 0)
     return as_json(
         {
-            "columns": [_COLUMNS[c][0] for c in columns],
-            "help": [_COLUMNS[c][1] for c in columns],
+            "columns": [(words or {}).get(c, COLUMNS[c][0]) for c in columns],
+            "help": [COLUMNS[c][1] for c in columns],
             "number": [_is_number(c) for c in columns],
-            "digits": [_COLUMNS[c][2] for c in columns],
+            "digits": [COLUMNS[c][2] for c in columns],
             "share": [c.startswith("detection") for c in columns],
             "gene": columns.index("gene"),
             "group": columns.index("group1") if "group1" in columns else 0,
@@ -77,7 +175,7 @@ def marker_json(data: ReportData) -> str:
     )
 
 
-def _prepared(markers: pd.DataFrame | None) -> pd.DataFrame | None:
+def _markers(markers: pd.DataFrame | None) -> pd.DataFrame | None:
     """The columns that are shown, best genes first, cut to `PER_GROUP` a cluster; None where there is nothing."""
     if markers is None or markers.empty:
         return None
@@ -92,15 +190,14 @@ def _prepared(markers: pd.DataFrame | None) -> pd.DataFrame | None:
         table = table.groupby("group1", sort=False, observed=True).head(per_group)
     if "group2" in table and table["group2"].nunique() < 2:
         table = table.drop(columns="group2")
-    return table.head(MAX_ROWS)[[c for c in _COLUMNS if c in table]]
+    return table.head(MAX_ROWS)[[c for c in COLUMNS if c in table]]
 
 
 def _is_number(column: str) -> bool:
-    return column not in {"group1", "group2", "gene"}
+    return column not in _TEXT
 
 
 def _cell(value: Any, column: str) -> str | float | None:
     if not _is_number(column):
-        return shown(value, 80)
-    kept = round(float(value), _COLUMNS[column][2]) if np.isfinite(value) else None
-    return kept
+        return shown(value, 80) if isinstance(value, str) else None
+    return round(float(value), COLUMNS[column][2]) if np.isfinite(value) else None

@@ -79,7 +79,7 @@
     return function () { state.page += by; draw(); };
   }
   $("marker-gene").addEventListener("input", function () { state.gene = this.value.trim(); state.page = 0; draw(); });
-  $("marker-group").addEventListener("change", function () { state.group = this.value; state.page = 0; draw(); });
+  if ($("marker-group")) $("marker-group").addEventListener("change", function () { state.group = this.value; state.page = 0; draw(); });
   $("marker-back").addEventListener("click", turn(-1));
   $("marker-next").addEventListener("click", turn(1));
   draw();
