@@ -40,15 +40,17 @@ def pairwise(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     return stats.norm.logpdf(mean[:, None], mean[None], sd).sum(-1)
 
 
-@pytest.mark.parametrize("rows", [3, 1 << 22])
-def test_a_density_is_the_mixture_of_the_other_cells_posteriors(hundred, monkeypatch, rows) -> None:
-    monkeypatch.setattr(abundance, "_ENTRIES", rows * 25)
+@pytest.mark.parametrize("entries", [7, 1 << 18])
+@pytest.mark.parametrize("give_mean", [False, True])
+def test_a_density_is_that_of_the_mixture_of_the_other_cells_posteriors(hundred, monkeypatch, give_mean, entries):
+    monkeypatch.setattr(abundance, "_ENTRIES", entries)
     network, data, mean, sd = hundred
-    every = pairwise(mean, sd)
+    every = pairwise(mean, sd if give_mean else np.sqrt(2) * sd)
     alone = every.copy()
     np.fill_diagonal(alone, -np.inf)
-    found = sample_log_densities(network, data, np.arange(100), SAMPLES, names=NAMES)
-    with_own = sample_log_densities(network, data, np.arange(100), SAMPLES, names=NAMES, leave_one_out=False)
+    asked = {"names": NAMES, "give_mean": give_mean}
+    found = sample_log_densities(network, data, np.arange(100), SAMPLES, **asked)
+    with_own = sample_log_densities(network, data, np.arange(100), SAMPLES, leave_one_out=False, **asked)
     for code in range(3):
         members = code == SAMPLES
         others = members.sum() - members  # of each cell: one fewer in its own sample
@@ -56,21 +58,41 @@ def test_a_density_is_the_mixture_of_the_other_cells_posteriors(hundred, monkeyp
         assert with_own[:, code] == pytest.approx(logsumexp(every[:, members], axis=1) - np.log(25), rel=1e-5)
 
 
-def test_a_mixture_posterior_counts_all_its_components() -> None:
+@pytest.fixture(scope="module")
+def mixtures():
+    """Return a model whose posteriors are mixtures, with random weights, and the posteriors of its cells."""
     adata = celbo.datasets.simulate(n_cells=60, n_genes=40, seed=0)
     model = celbo.SCVAE(adata, prior="gaussian-mixture", n_components=3, n_latent=4, n_hidden=(16,), seed=0)
     with torch.no_grad():
-        model.network.eval()
         z = model.network.encode(model.data.minibatch(np.arange(60))).z
-        every = z.log_prob(z.mean[:, None].expand(60, 60, 4)).double().numpy()  # (at, of)
-    assert z.weight.max(1).values.min() < 0.9  # a true mixture
+    assert z.weight.max(1).values.min() < 0.9  # true mixtures
+    return model, z
+
+
+def in_two_samples(model, **options) -> np.ndarray:
+    return sample_log_densities(
+        model.network, model.data, np.arange(60), np.arange(60) % 2, names=["a", "b"], **options
+    )
+
+
+def test_a_mixture_posterior_counts_all_its_components(mixtures) -> None:
+    model, z = mixtures
+    every = z.log_prob(z.mean[:, None].expand(60, 60, 4)).double().numpy()  # (at, of)
     np.fill_diagonal(every, -np.inf)
-    codes = np.arange(60) % 2
-    found = sample_log_densities(model.network, model.data, np.arange(60), codes, names=["a", "b"])
+    found = in_two_samples(model, give_mean=True)
     for code in (0, 1):
-        members = codes == code
-        expected = logsumexp(every[:, members], axis=1) - np.log(30 - members)
-        assert found[:, code] == pytest.approx(expected, abs=2e-3)
+        members = np.arange(60) % 2 == code
+        assert found[:, code] == pytest.approx(logsumexp(every[:, members], axis=1) - np.log(30 - members), abs=1e-4)
+
+
+def test_the_expected_density_is_the_average_over_draws_of_a_cell(mixtures) -> None:
+    model, z = mixtures
+    draws = z.sample(4000, torch.Generator().manual_seed(0))  # (draws, cells, latent)
+    at = [z.log_prob(draws[:, i : i + 1].expand(-1, 60, -1)).double().exp().mean(0).numpy() for i in range(5)]
+    found = in_two_samples(model, leave_one_out=False)
+    for code in (0, 1):
+        expected = np.log([a[np.arange(60) % 2 == code].mean() for a in at])
+        assert found[:5, code] == pytest.approx(expected, abs=0.05)
 
 
 def test_of_a_large_sample_some_cells_are_drawn(hundred) -> None:
@@ -85,7 +107,7 @@ def test_of_a_large_sample_some_cells_are_drawn(hundred) -> None:
     whole = sample_log_densities(network, data, every, np.zeros(100, int), names=["a"])
     assert np.abs(one - whole).mean() < np.abs(whole).mean()
     chosen = np.sort(np.random.default_rng(0).choice(100, 40, replace=False))
-    alone = pairwise(mean, sd)
+    alone = pairwise(mean, np.sqrt(2) * sd)
     np.fill_diagonal(alone, -np.inf)
     expected = logsumexp(alone[:, chosen], axis=1) - np.log(40 - np.isin(every, chosen))
     assert one[:, 0] == pytest.approx(expected, rel=1e-5)
@@ -99,7 +121,7 @@ def test_with_the_own_cell_in_every_cell_is_most_abundant_in_its_own_sample(hund
 
     def excess(leave_one_out: bool) -> float:
         found = sample_log_densities(
-            network, data, np.arange(100), codes, names=list("abcd"), leave_one_out=leave_one_out
+            network, data, np.arange(100), codes, names=list("abcd"), leave_one_out=leave_one_out, give_mean=True
         )
         return float((found[own] - (found.sum(1) - found[own]) / 3).mean())
 

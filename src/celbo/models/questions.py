@@ -229,6 +229,7 @@ class PosteriorQuestions:
         group2: str | Sequence[str] | None = None,
         indices: Indices = None,
         leave_one_out: bool = True,
+        give_mean: bool = False,
         max_cells: int = 5000,
         pseudo_cells: float = 1.0,
         level: float = 0.95,
@@ -257,8 +258,13 @@ class PosteriorQuestions:
         leave_one_out
             Whether each cell is left out of the density of its own sample at itself. With it in (as in scvi-tools),
             every cell seems to be most abundant in its own sample.
+        give_mean
+            The density at the posterior mean of each cell (as in scvi-tools) instead of the expected one over its
+            posterior. The ratio of two samples is then about twice as noisy.
         max_cells
-            Most cells of a sample that its density is made of; of more, so many are drawn at random.
+            Most cells of a sample that its density is made of; of more, so many are drawn at random. The log density
+            of a few cells is rough, and lower on average than that of many: where the samples of one group are much
+            smaller than those of the other, set this to the size of the smallest.
         pseudo_cells
             In a comparison, cells of the average sample that each sample is given: a sample of n cells is then at most
             a factor n + 1 below that average, where it has no cells. 0 is none.
@@ -271,8 +277,8 @@ class PosteriorQuestions:
 
         Returns
         -------
-        Without groups, (cells, samples): log density in nats at the posterior mean of each cell. With groups, one row a
-        cell: log_density1, log_density2 (nats, mean over samples), lfc_mean (log2 of the ratio of abundances, group 1
+        Without groups, (cells, samples): log density in nats at the state of each cell. With groups, one row a cell:
+        log_density1, log_density2 (nats, mean over samples), lfc_mean (log2 of the ratio of abundances, group 1
         over group 2), lfc_std (standard error), lfc_lower, lfc_upper (Student's t over samples), p_value, fdr
         (Benjamini and Hochberg over cells).
 
@@ -305,6 +311,7 @@ class PosteriorQuestions:
             np.asarray(samples.codes),
             names=names,
             leave_one_out=leave_one_out,
+            give_mean=give_mean,
             max_cells=max_cells,
             batch_size=batch_size or 512,
             seed=self.seed if seed is None else seed,

@@ -4,9 +4,14 @@ The cells of a sample s have the aggregated posterior, and its density is the sa
 
     q_s(z) = 1 / n_s sum_{j in s} q(z | x_j)
 
-(MrVI: Boyeau et al. 2022, doi:10.1101/2022.10.04.510898). A cell adds its own posterior to that of its own sample, and
-it is nowhere higher than at the cell's own state: with the cell left in, every cell seems most abundant in the sample
-it is of. It is left out here unless asked for.
+(MrVI: Boyeau et al. 2022, doi:10.1101/2022.10.04.510898). The state of a cell i is not known either, so that what is
+asked of it is the expected density, for normal posteriors a closed form:
+
+    E_{q(z | x_i)}[q_s(z)] = 1 / n_s sum_{j in s} Normal(m_i; m_j, v_i + v_j)
+
+scvi-tools takes the density at m_i, which is v_i = 0: twice as noisy, as the cells next to m_i decide alone. A cell
+adds its own posterior to that of its own sample, and it is nowhere higher than at the cell's own state: with the cell
+left in, every cell seems most abundant in the sample it is of. It is left out here unless asked for.
 
 Groups are compared over samples, because cells of one sample are no replicates of each other. So that a sample without
 cells at z has a finite log density there, it is given one pseudo-cell of the average sample:
@@ -35,24 +40,31 @@ __all__ = ["abundance_contrast", "sample_log_densities"]
 Doubles = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.integer]
 
-_ENTRIES = 1 << 22
-"""Densities (cells x components) that exist at a time."""
-_CELLS = 512
+_ENTRIES = 1 << 18
+"""Pairs of posteriors whose density exists at a time: few enough to stay in a processor's cache."""
+_FACTORS = 16
+"""Variances multiplied before a logarithm is taken."""
 _LOG_2PI = float(np.log(2 * np.pi))
 
 
 @dataclass(frozen=True)
-class _Components:
-    """The posterior of each cell as a mixture of normal distributions with diagonal covariances."""
+class _Mixtures:
+    """A mixture of K normal distributions with diagonal covariances for each cell."""
 
     mean: Doubles
     """(cells, K, D)."""
-    scale: Doubles
+    variance: Doubles
     """(cells, K, D)."""
     log_weight: Doubles
-    """(cells, K); K is 1, and the weight too, for a normal posterior."""
-    state: Doubles
-    """Posterior mean of each cell; (cells, D)."""
+    """(cells, K); one weight of 1 for a normal posterior."""
+
+    def __getitem__(self, cells: slice | Codes) -> _Mixtures:
+        return _Mixtures(self.mean[cells], self.variance[cells], self.log_weight[cells])
+
+    @property
+    def n_components(self) -> int:
+        """Components of each cell."""
+        return int(self.mean.shape[1])
 
 
 def sample_log_densities(
@@ -63,11 +75,14 @@ def sample_log_densities(
     *,
     names: list[str],
     leave_one_out: bool = True,
+    give_mean: bool = False,
     max_cells: int = 5000,
     batch_size: int = 512,
     seed: int = 0,
 ) -> Doubles:
     """Return the log density of each sample's aggregated posterior at the state of each cell.
+
+    The time goes with cells x cells of all samples, the memory with the cells.
 
     Parameters
     ----------
@@ -79,6 +94,8 @@ def sample_log_densities(
         Names of the samples, in the order of their codes.
     leave_one_out
         Whether a cell's own posterior is left out of its own sample's.
+    give_mean
+        The density at the mean of each cell's posterior, instead of the expected one over its posterior.
     max_cells
         Most cells that a sample's density is made of; of more, so many are drawn.
     batch_size
@@ -88,7 +105,7 @@ def sample_log_densities(
 
     Returns
     -------
-    (n, samples) float64 in nats, before any transform of the latent state, at the posterior mean of each cell.
+    (n, samples) float64 in nats, of the latent state before any transform.
 
     Raises
     ------
@@ -105,26 +122,29 @@ def sample_log_densities(
         raise InputError(
             f"have fewer than {needed} cells", where="samples", value=listed(few), fix="Leave these samples out."
         )
-    components = _components(network, data, indices, batch_size)
+    posteriors, means = _posteriors(network, data, indices, batch_size)
+    at = (
+        _Mixtures(means[:, None], np.zeros_like(means[:, None]), np.zeros((len(means), 1))) if give_mean else posteriors
+    )
     rng = np.random.default_rng(seed)
     densities = np.empty((len(indices), len(names)))
     for code, cells in enumerate(members):
         chosen = cells if len(cells) <= max_cells else np.sort(rng.choice(cells, max_cells, replace=False))
-        densities[:, code] = _log_density(components, chosen, leave_one_out)
+        densities[:, code] = _log_density(at, posteriors[chosen], chosen if leave_one_out else None)
     return densities
 
 
-def _components(network: Network, data: CellData, indices: Positions, batch_size: int) -> _Components:
-    """Encode all cells."""
+def _posteriors(network: Network, data: CellData, indices: Positions, batch_size: int) -> tuple[_Mixtures, Doubles]:
+    """Encode all cells: their posteriors, and the means of these, (cells, D)."""
     parts: list[tuple[Doubles, ...]] = []
     with evaluating(network):
         for block in encoded_blocks(network, data, indices, batch_size=batch_size, seed=0):
             z = block.latent.z
             if isinstance(z, MixturePosterior):
-                mean, scale = (x.transpose(0, 1) for x in (z.components.mean, z.components.scale))
+                mean, variance = (x.transpose(0, 1) for x in (z.components.mean, z.components.variance))
                 log_weight = z.log_weight
             elif isinstance(z, GaussianPosterior):
-                mean, scale = z.mean[:, None], z.scale[:, None]
+                mean, variance = z.mean[:, None], z.variance[:, None]
                 log_weight = mean.new_zeros(mean.shape[:2])
             else:
                 raise OptionError(
@@ -132,42 +152,52 @@ def _components(network: Network, data: CellData, indices: Positions, batch_size
                     where="the code of a deterministic encoder",
                     fix="Use a variational model.",
                 )
-            parts.append(tuple(x.cpu().double().numpy() for x in (mean, scale, log_weight, z.mean)))
-    return _Components(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+            parts.append(tuple(x.cpu().double().numpy() for x in (mean, variance, log_weight, z.mean)))
+    *mixtures, means = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return _Mixtures(*mixtures), means
 
 
-def _log_density(components: _Components, chosen: Codes, leave_one_out: bool) -> Doubles:
-    """Return the log density of the mixture of some cells' posteriors at the state of every cell, (cells,).
+def _log_density(at: _Mixtures, of: _Mixtures, left_out: Codes | None) -> Doubles:
+    """Return the log of the expected density of the average of some cells' posteriors, `of`, over each of `at`.
 
-    The squared distance is (z - m)^2 / v = z^2 / v - 2 z m / v + m^2 / v, as matrix products, with z and m taken from
-    the mixture's centre so that little cancels.
+    `left_out` are the positions of these cells among `at`: each is left out at itself.
     """
-    mean, scale = components.mean[chosen], components.scale[chosen]
-    n, k, n_latent = mean.shape
-    centre = mean.mean((0, 1))
-    mean, precision = (mean - centre).reshape(n * k, -1), 1 / scale.reshape(n * k, -1) ** 2
-    constant = (
-        components.log_weight[chosen].ravel()
-        + 0.5 * np.log(precision).sum(1)
-        - 0.5 * n_latent * _LOG_2PI
-        - 0.5 * (mean**2 * precision).sum(1)
-    )
-    states = components.state - centre
-    own = np.full(len(states), -1)
-    own[chosen] = np.arange(n)
-    out = np.empty(len(states))
-    rows = max(1, min(_CELLS, _ENTRIES // (n * k)))
-    for start in range(0, len(states), rows):
-        z = states[start : start + rows]
-        log_prob = z @ (mean * precision).T + constant - 0.5 * (z**2 @ precision.T)
-        count = np.full(len(z), n)
-        if leave_one_out:
-            log_prob = log_prob.reshape(len(z), n, k)
-            within = np.flatnonzero(own[start : start + rows] >= 0)
-            log_prob[within, own[start : start + rows][within]] = -np.inf
-            count[within] -= 1
-        out[start : start + rows] = logsumexp(log_prob.reshape(len(z), -1), axis=1) - np.log(count)
+    n = len(of.mean)
+    own = np.full(len(at.mean), -1)
+    if left_out is not None:
+        own[left_out] = np.arange(n)
+    out = np.empty(len(at.mean))
+    rows = max(1, _ENTRIES // (n * of.n_components * at.n_components))
+    for start in range(0, len(at.mean), rows):
+        asked, itself = at[start : start + rows], own[start : start + rows]
+        within = np.flatnonzero(itself >= 0)
+        log_prob = _log_products(asked, of)
+        log_prob[within, :, itself[within]] = -np.inf
+        count = n - (itself >= 0)
+        out[start : start + rows] = logsumexp(log_prob.reshape(len(itself), -1), axis=1) - np.log(count)
     return out
+
+
+def _log_products(one: _Mixtures, two: _Mixtures) -> Doubles:
+    """Return the log integral of the product of each two components, weighted: (cells of one, K of one, of two, K)."""
+    shape = (*one.mean.shape[:2], *two.mean.shape[:2])
+    n_latent = one.mean.shape[2]
+    (m1, v1), (m2, v2) = ((x.mean.reshape(-1, n_latent), x.variance.reshape(-1, n_latent)) for x in (one, two))
+    total = one.log_weight.reshape(-1, 1) + two.log_weight.ravel() - 0.5 * n_latent * _LOG_2PI
+    product: Doubles = np.ones_like(total)
+    for d in range(n_latent):
+        variance = v1[:, d, None] + v2[:, d]
+        distance = m1[:, d, None] - m2[:, d]
+        distance *= distance
+        distance /= variance
+        distance *= 0.5
+        total -= distance
+        product *= variance
+        if d % _FACTORS == _FACTORS - 1 or d == n_latent - 1:  # few enough that no product leaves the range
+            total -= 0.5 * np.log(product)
+            product.fill(1.0)
+    densities: Doubles = total.reshape(shape)
+    return densities
 
 
 def abundance_contrast(
