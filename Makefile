@@ -10,7 +10,7 @@ DEMO   ?= demo
 THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lecture test test-slow lint bench bench-elbo bench-full venv-peer golden freeze
+.PHONY: help venv demo lecture test test-slow lint bench bench-de bench-elbo bench-full venv-peer golden freeze
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,10 @@ bench: .venv/.done venv-peer  ## Measure speed and memory beside scvi-tools, and
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/plot.py
 	$(BIN)/python benchmarks/targets.py
+
+bench-de: .venv/.done venv-peer  ## Calibration, power and speed of differential expression beside scvi-tools (hours; resumable)
+	$(BIN)/python benchmarks/differential_speed.py
+	$(BIN)/python benchmarks/differential.py planted samples nulls truth seeds summary
 
 bench-elbo: .venv/.done venv-peer  ## Compare held-out ELBOs under one plan with scvi-tools (hours)
 	$(BIN)/python benchmarks/elbo_parity.py

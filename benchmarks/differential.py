@@ -12,7 +12,8 @@
 scvi-tools 1.4.2 is asked in both modes with batch correction, trained as it comes; its vanilla mode has no rate of
 false discoveries, so that a gene is called where |Bayes factor| > 3, the rule of its paper. The tests are scanpy's, on
 log-normalised counts, adjusted by Benjamini and Hochberg. Every answer is a line of results/differential/PART.jsonl as
-soon as it is there, and is not asked again except with --again; results/differential.json sums them up.
+soon as it is there, and is not asked again except with --again; `summary` sums them up in results/differential.json and
+must run alone, the others may run side by side.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ BLOCK = 10
 """Splits of a null that are one line of the file."""
 PEER_PLANTED = (
     *("150 v 340, shallow", "150 v 340, deep", "even genes, shallow", "even genes, deep", "1000 v 1000, deep"),
+    *("150 v 340 among 3,000, even genes, shallow", "150 v 340 among 3,000, even genes, deep"),
     *("30 v 30 among 1,000, deep", "nothing differs, deep", "types uneven over batches, deep"),
 )
 """Settings that the peer is asked for, which is slow."""
@@ -379,8 +381,6 @@ def main() -> None:
     celbo.SCVI  # noqa: B018 (imports what warns)
     for part in args.parts:
         parts[part](args)
-    if "summary" not in args.parts:
-        summary(args)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,6 +131,7 @@ def _sizes() -> Iterator[Planted]:
         for sizes in ((30, 30), (150, 340), (30, 3_000), (1_000, 1_000), (3_000, 3_000)):
             yield Planted(f"{sizes[0]} v {sizes[1]}, {depth}", sizes, library)
         yield Planted(f"30 v 30 among 1,000, {depth}", (30, 30), library, background=940)
+        yield Planted(f"150 v 340 among 3,000, even genes, {depth}", (150, 340), library, 2_510, expression_sd=1.0)
 
 
 def _variants() -> Iterator[Planted]:
@@ -279,9 +281,9 @@ NULLS = {
 
 def real(name: str, data: Path, *, with_batches: bool = True, genes: int = 2_000) -> AnnData:
     """Return a real set on its variable genes; without batches their column is `sample`."""
-    one = SETS[name]
+    one = SETS[name] if with_batches else replace(SETS[name], batch_key=None)
     adata = chosen(one, data / one.file, genes)
-    if (one.batch_key is None or not with_batches) and "batch" in adata.obs:
+    if one.batch_key is None and "batch" in adata.obs:
         adata.obs["sample"] = adata.obs["batch"].astype(str).to_numpy()
         del adata.obs["batch"]
     return adata
@@ -302,22 +304,26 @@ def kang(data: Path) -> tuple[AnnData, dict[str, Question]]:
     return adata, out
 
 
-def mixology(data: Path, *, cells: int = 30) -> tuple[AnnData, dict[str, tuple[Question, Codes, Codes]]]:
-    """Return CEL-seq2 cells and for each pair of cell lines: a few cells of either, and cells that say the truth.
+def mixology(
+    data: Path, *, cells: int = 30, draws: int = 5
+) -> tuple[AnnData, dict[str, tuple[Question, Codes, Codes]]]:
+    """Return both platforms' cells, and questions of pairs of cell lines that both have.
 
-    The cells that say the truth are those of Drop-seq, positions in the same AnnData; they are not to train on.
+    A question is a few cells of either line by CEL-seq2; with it come all cells of the two lines by Drop-seq, which say
+    the truth and are not to train on. Genes that one of the platforms' tables lacks are left out.
     """
     adata = real("mixology", data)
-    adata = adata[(adata.obs["demuxlet"].astype(str) == "SNG").to_numpy()].copy()
+    single = (adata.obs["demuxlet"].astype(str) == "SNG").to_numpy()
+    adata = adata[single, adata.var["in_all_batches"].to_numpy(bool)].copy()
     judge = (adata.obs["protocol"].astype(str) == "dropseq").to_numpy()
     line = adata.obs["cell_type"].astype(str).to_numpy()
-    names, out = sorted(set(line)), {}
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            rng = np.random.default_rng([i, names.index(other), 6])
+    out = {}
+    for one, other in itertools.combinations(sorted(set(line[judge]) & set(line[~judge])), 2):
+        truth = [np.flatnonzero(judge & (line == name)) for name in (one, other)]
+        for draw in range(draws):
+            rng = np.random.default_rng([draw, len(out), 6])
             few = [np.sort(rng.permutation(np.flatnonzero(~judge & (line == name)))[:cells]) for name in (one, other)]
-            truth = [np.flatnonzero(judge & (line == name)) for name in (one, other)]
-            out[f"{one} v {other}"] = (Question(adata, few[0], few[1]), truth[0], truth[1])
+            out[f"{one} v {other}, draw {draw}"] = (Question(adata, few[0], few[1]), truth[0], truth[1])
     return adata, out
 
 
