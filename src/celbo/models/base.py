@@ -21,6 +21,7 @@ import torch
 from celbo.data.cells import CellData, open_anndata
 from celbo.data.schema import Schema
 from celbo.errors import InputError, NotTrainedError
+from celbo.models.comparisons import Comparisons
 from celbo.models.options import (
     Indices,
     batch_codes,
@@ -318,6 +319,11 @@ class Model(Generic[ConfigT]):
         """Whether an AnnData still has the cells it had when the model was built: it may have been cut in place."""
         return self.data is not None and np.array_equal(np.asarray(adata.obs_names, str), self.data.cell_names)
 
+    def _obs_of(self, adata: AnnData | None) -> AnnData | None:
+        """Return the AnnData whose columns describe the cells asked about; None where that of the model is gone."""
+        own = self._adata() if adata is None else None
+        return adata if adata is not None else own if own is not None and self._same_cells(own) else None
+
     def _asked(self, adata: AnnData | None, indices: Indices) -> Asked:
         self._trained()
         data = self._data_of(adata)
@@ -392,7 +398,7 @@ class DenoisingModel(Model[ConfigT]):
         return pd.DataFrame(values, index=cells, columns=names if genes is None else names[genes])
 
 
-class CountModel(DenoisingModel[ConfigT], PosteriorQuestions):
+class CountModel(DenoisingModel[ConfigT], Comparisons, PosteriorQuestions):
     """A model of counts: expression, evidence and samples besides the latent state."""
 
     def get_normalized_expression(

@@ -28,7 +28,6 @@ from celbo.models.options import requires_counts
 from celbo.models.store import load
 from celbo.pipeline.config import RunConfig, TrainRunConfig, default_plan, preset_plan, read_genes, system
 from celbo.pipeline.folder import ConfigT, RunFolder
-from celbo.posterior.differential import one_versus_rest
 from celbo.training.plan import TrainConfig
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILT_IN",
+    "DOUBLE_DIPPING",
     "Job",
     "column_of",
     "counts_of",
@@ -55,6 +55,11 @@ BUILT_IN: dict[str, Callable[[], AnnData]] = {
     "demo:simulated": lambda: simulate(n_cells=3000, n_genes=1000, n_batches=3, n_cell_types=8, seed=0),
 }
 """Data that come with celbo, by the name they have in place of a file."""
+DOUBLE_DIPPING = (
+    "The clusters were found in these same cells, by the same counts, so the probabilities between them are "
+    "optimistic: take them as a ranking of genes, and test what matters in other cells."
+)
+"""What everybody should know who compares clusters."""
 _MOST_DRAWS = 200_000
 """Draws of all groups together when marker genes are looked for: what bounds the time."""
 _MAY_LOSE = 0.05
@@ -331,7 +336,7 @@ def markers_of(
     groups
         Group of each cell of the model, in their order; cells without one are left out.
     n_markers
-        Genes kept for each group, the strongest evidence first; 0 is all.
+        Genes kept for each group; 0 is all that are higher there.
     n_samples
         Draws from each group; fewer, but at least 500, where there are more than 40 groups.
     seed
@@ -339,13 +344,12 @@ def markers_of(
 
     Returns
     -------
-    The table of `celbo.posterior.differential.one_versus_rest`: one row a gene and group, index gene. Empty where there
-    are fewer than two groups.
+    The rows of `model.differential_expression(groupby=groups)` with a positive fold change: one row a gene and group,
+    index gene, the strongest evidence first. Empty where there are fewer than two groups.
     """
     if groups.dropna().nunique() < 2:
         return no_markers()
-    data = model.data
-    assert data is not None  # a model that was trained or loaded with cells
     few = min(n_samples, max(500, _MOST_DRAWS // groups.nunique()))
-    table = one_versus_rest(model.network, data, groups.to_numpy(), n_samples=few, seed=seed)
-    return table if n_markers == 0 else table.groupby("group1", sort=False, observed=True).head(n_markers)
+    table = model.differential_expression(groupby=groups, n_samples=few, seed=seed)
+    higher = table[table["lfc_median"] > 0]
+    return higher if n_markers == 0 else higher.groupby("group1", sort=False, observed=True).head(n_markers)

@@ -1,290 +1,317 @@
-"""Which genes do two populations of cells express differently? The simple question of the lecture, for marker genes.
+"""Which genes do groups of cells express differently? Probabilities, credible intervals and calls that can be trusted.
 
-With rho the share of a gene in a cell, drawn from the posterior for a random cell of each population:
+The fold change asked for is that of mean expression, of the cells of one group over those of the other, as if of the
+same batch:
 
-    p = P(rho_1 > rho_2)        Bayes factor = log(p / (1 - p))
+    LFC_g = log2 (m_1g + c) - log2 (m_2g + c)                 m_kg = mean over the cells of k of rho_g(z_n, s)
 
-(Lopez et al. 2018, doi:10.1038/s41592-018-0229-2).
+A trained model says m, but how sure it is of it, it does not say: its posterior is that of latent states under weights
+that were fitted once. So the decoded means are corrected by the counts of the groups themselves (`tallies`), which also
+tell their precision (`contrast`), and the posterior of the fold changes is found over all genes together (`shrinkage`).
+With p the probability that |LFC| >= delta, genes are called in the order of p as long as the mean of 1 - p among the
+called, the expected false discovery rate, is at most the target.
+
+`calibrated=False` is the comparison as published, of random pairs of decoded cells (`pairs`).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from sklearn.mixture import GaussianMixture
 
 from celbo.data.cells import CellData
-from celbo.errors import InputError, OptionError
-from celbo.posterior.population import Draws, apportioned, draw_scales, gene_slices, plan_draws, raw_statistics
-from celbo.posterior.stream import Network, Positions, check_batches, check_positive
+from celbo.data.groups import Comparison, Groups
+from celbo.errors import CelboWarning, InputError, OptionError, listed
+from celbo.posterior.contrast import Contrast, contrast
+from celbo.posterior.density import densest_cells
+from celbo.posterior.pairs import Pairs, compare_pairs, default_pseudocount
+from celbo.posterior.population import raw_statistics
+from celbo.posterior.shrinkage import FoldChanges, TestMode, expected_fdr, fit_prior, fold_changes
+from celbo.posterior.stream import Network, check_batches, check_positive
+from celbo.posterior.tallies import Units, tally
 from celbo.training.device import check_seed
 
-__all__ = ["compare_scales", "default_pseudocount", "one_versus_rest", "probability_of_higher_expression"]
+__all__ = ["Question", "default_delta", "differential_expression"]
 
-Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
+Mode = Literal["change", "vanilla"]
 
-_SEEN = 0.01
-"""Mean count below which fold changes of a gene fade out: one count in a hundred cells."""
-_SMALLEST_PSEUDOCOUNT = 1e-10
-_GENES = 128
+_SMALLEST_DELTA, _SHARE_OF_OUTER = 0.1, 0.6
+_STRONG = 3.0
+"""Bayes factor (natural log) that Lopez et al. (2018) call strong evidence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """How groups are compared; see `celbo.SCVI.differential_expression`."""
+
+    mode: Mode = "change"
+    calibrated: bool = True
+    delta: float | None = 0.25
+    fdr_target: float = 0.05
+    batch_correction: bool = True
+    transform_batch: tuple[int, ...] | None = None
+    pseudocount: float | None = None
+    credible_level: float = 0.95
+    test_mode: TestMode = "three"
+    n_samples: int = 5000
+    importance_weighting: bool = False
+    densest: float | None = None
+    seed: int = 0
+
+    def check(self, data: CellData, *, over_samples: bool) -> None:
+        """Raise for the first option that is impossible, or that goes with no other."""
+        check_positive("n_samples", self.n_samples)
+        check_seed(self.seed)
+        check_batches(None if self.transform_batch is None else list(self.transform_batch), data)
+        for name, known in (("mode", ("change", "vanilla")), ("test_mode", ("three", "two"))):
+            if getattr(self, name) not in known:
+                raise OptionError(
+                    "is not a choice", where=f"{name}={getattr(self, name)!r}", fix=f"Known: {listed(known)}."
+                )
+        for name, value in (("delta", self.delta), ("pseudocount", self.pseudocount)):
+            if value is not None and not (_is_number(value) and 0 <= value < np.inf):
+                raise OptionError("is not a number of at least 0", where=f"{name}={value!r}")
+        for name, value in (("fdr_target", self.fdr_target), ("credible_level", self.credible_level)):
+            if not (_is_number(value) and 0 < value < 1):
+                raise OptionError("is not between 0 and 1", where=f"{name}={value!r}")
+        if self.densest is not None and not (_is_number(self.densest) and 0 < self.densest <= 1):
+            raise OptionError("is not a share of the cells, over 0 and at most 1", where=f"densest={self.densest!r}")
+        if self.transform_batch is not None and not self.batch_correction:
+            raise OptionError("makes no sense without batch correction", where="transform_batch")
+        if over_samples and not self.corrected:
+            raise OptionError(
+                "compares over samples only in the calibrated comparison of changes", where="sample_key",
+                fix="Leave out mode and calibrated.",
+            )  # fmt: skip
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the comparison is of means corrected by counts."""
+        return self.calibrated and self.mode == "change"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def differential_expression(
+    network: Network, data: CellData, groups: Groups, question: Question, *, samples: Codes | None = None
+) -> pd.DataFrame:
+    """Compare groups of cells gene by gene.
+
+    Parameters
+    ----------
+    network, data
+        A trained network and its cells.
+    groups
+        The groups and the comparisons of them.
+    question
+        The options.
+    samples
+        Sample (donor, mouse) of each cell, -1 for none; (cells,). None compares over cells.
+
+    Returns
+    -------
+    One row a gene and comparison, index `gene`; the columns are those of `celbo.SCVI.differential_expression`.
+
+    Raises
+    ------
+    OptionError
+        If an option is impossible.
+    InputError
+        If a group is empty, or has a single sample where samples are compared.
+    """
+    question.check(data, over_samples=samples is not None)
+    _require_cells(groups)
+    raw = raw_statistics(data, groups.cells)
+    sizes = np.array([len(cells) for cells in groups.cells], np.float64)
+    if question.densest is not None:
+        kept = [densest_cells(network, data, cells, question.densest, seed=question.seed) for cells in groups.cells]
+        groups = groups.kept(kept)
+    batches = _batches(data, question)
+    if question.corrected:
+        found = _corrected(network, data, groups, question, batches=batches, samples=samples)
+    else:
+        found = _pairs(network, data, groups, question, batches)
+    return pd.concat(
+        [
+            _table(data, question, comparison, one, _raw_columns(comparison, raw, sizes))
+            for comparison, one in zip(groups.comparisons, found, strict=True)
+        ]
+    )
 
 
 @dataclass(frozen=True)
-class _Comparison:
-    """Two mixtures of the populations drawn from."""
+class _Found:
+    """A comparison, made."""
 
-    names: tuple[str, str]
-    weights: tuple[Doubles, Doubles]
-    """Share of each population in either side; (populations,) each."""
-    sources: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-    """Population that each draw of either side is taken from; (draws,) each."""
-
-
-def probability_of_higher_expression(
-    network: Network,
-    data: CellData,
-    group1: Positions,
-    group2: Positions,
-    *,
-    names: tuple[str, str] = ("group1", "group2"),
-    n_samples: int = 5000,
-    batch_correction: bool = True,
-    transform_batch: Sequence[int] | None = None,
-    pseudocount: float | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Compare two groups of cells, gene by gene.
-
-    Parameters
-    ----------
-    network, data
-        A trained network and the cells.
-    group1, group2
-        Positions of the cells of either group.
-    names
-        Names of the groups in the table.
-    n_samples
-        Pairs of draws, one draw from each group.
-    batch_correction
-        Decode both draws of a pair under the same batch. False decodes each cell under its own.
-    transform_batch
-        Codes of the batches to decode under, in proportion to their cells; None is all batches of the data.
-    pseudocount
-        Added to both scales in the log2 fold change; None is `default_pseudocount`.
-    seed
-        Seed of the draws.
-
-    Returns
-    -------
-    One row a gene, index `gene`, the strongest evidence for group 1 first. Columns: group1, group2; proba_higher, the
-    probability p that group 1 expresses the gene more; bayes_factor, the natural log of p / (1 - p), at most about
-    log(2 n_samples) for want of more draws; lfc_mean, lfc_median (log2, group 1 over group 2); scale1, scale2 (mean
-    expected share); raw_mean1, raw_mean2 (mean counts); detection1, detection2 (share of cells with a count).
-
-    Raises
-    ------
-    InputError
-        If a group has no cells.
-    """
-    check_positive("n_samples", n_samples)
-    check_seed(seed)
-    populations = [np.asarray(group1, np.int64), np.asarray(group2, np.int64)]
-    _require_cells(names, populations)
-    batches = _batches(data, batch_correction, transform_batch)
-    draws = plan_draws(data, populations, n_samples=n_samples, batches=batches, seed=seed)
-    first, second = np.eye(2)
-    sources = (np.zeros(n_samples, np.int64), np.ones(n_samples, np.int64))
-    comparison = _Comparison(names, (first, second), sources)
-    return _tables(network, data, populations, draws, [comparison], pseudocount=pseudocount, seed=seed)
+    changes: FoldChanges
+    scale1: Doubles
+    scale2: Doubles
+    delta: float
+    pseudocount: float
+    higher: Doubles | None = None
 
 
-def one_versus_rest(
-    network: Network,
-    data: CellData,
-    groups: Any,
-    *,
-    n_samples: int = 5000,
-    batch_correction: bool = True,
-    transform_batch: Sequence[int] | None = None,
-    pseudocount: float | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Compare each group of cells with all others: its marker genes.
-
-    All comparisons share one set of draws, so that the cost is that of decoding `n_samples` cells a group. The rest is
-    drawn from the other groups in proportion to their cells.
-
-    Parameters
-    ----------
-    network, data
-        A trained network and the cells.
-    groups
-        Group of each cell; (cells,) names, numbers or a categorical. Cells without one (None, NaN) are left out.
-    n_samples, batch_correction, transform_batch, pseudocount, seed
-        As `probability_of_higher_expression`; `n_samples` draws from each group.
-
-    Returns
-    -------
-    The tables of `probability_of_higher_expression` one below the other, group1 in the order of the groups (of the
-    categories, else sorted), group2 "rest".
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two groups, or another number of cells.
-    """
-    check_positive("n_samples", n_samples)
-    check_seed(seed)
-    names, populations = _groups(groups, data.n_cells)
-    batches = _batches(data, batch_correction, transform_batch)
-    draws = plan_draws(data, populations, n_samples=n_samples, batches=batches, seed=seed)
-    sizes = np.array([len(members) for members in populations], np.float64)
-    rng = np.random.default_rng([seed, 1])
-    comparisons = [_against_rest(i, name, sizes, n_samples, rng) for i, name in enumerate(names)]
-    return _tables(network, data, populations, draws, comparisons, pseudocount=pseudocount, seed=seed)
-
-
-def _groups(groups: Any, n_cells: int) -> tuple[list[str], list[npt.NDArray[np.int64]]]:
-    """Return names and positions of the cells of each group that has any."""
-    labels = pd.Categorical(groups).remove_unused_categories()
-    if len(labels) != n_cells:
-        raise InputError(f"names the groups of {len(labels)} cells, not of {n_cells}", where="groups")
-    if len(labels.categories) < 2:
-        found = ", ".join(map(repr, labels.categories)) or "none"
-        raise InputError("needs at least two groups", where="a comparison of groups", value=f"found {found}")
-    return [str(name) for name in labels.categories], [
-        np.flatnonzero(labels.codes == i) for i in range(len(labels.categories))
-    ]
-
-
-def _against_rest(i: int, name: str, sizes: Doubles, n_samples: int, rng: np.random.Generator) -> _Comparison:
-    rest = np.where(np.arange(len(sizes)) == i, 0.0, sizes)
-    own = np.eye(len(sizes))[i]
-    sources = (np.full(n_samples, i), apportioned(rest, n_samples, rng))
-    return _Comparison((name, "rest"), (own, rest / rest.sum()), sources)
-
-
-def _require_cells(names: Sequence[str], populations: Sequence[Positions]) -> None:
-    for name, members in zip(names, populations, strict=True):
+def _require_cells(groups: Groups) -> None:
+    for name, members in zip(groups.names, groups.cells, strict=True):
         if len(members) == 0:
             raise InputError("has no cells", where=f"group {name!r}")
 
 
-def _batches(data: CellData, batch_correction: bool, transform_batch: Sequence[int] | None) -> list[int] | None:
+def _batches(data: CellData, question: Question) -> list[int] | None:
     """Return the codes of the batches to decode under; None is each cell's own."""
-    codes = None if transform_batch is None else list(transform_batch)
-    check_batches(codes, data)
-    if codes is not None and not batch_correction:
-        raise OptionError("makes no sense without batch correction", where=f"transform_batch={codes}")
-    return (codes or list(range(data.schema.n_batches))) if batch_correction else None
+    if not question.batch_correction or data.schema.n_batches == 1:
+        return None
+    return list(range(data.schema.n_batches) if question.transform_batch is None else question.transform_batch)
 
 
-def _tables(
+def _corrected(
     network: Network,
     data: CellData,
-    populations: Sequence[Positions],
-    draws: Draws,
-    comparisons: Sequence[_Comparison],
+    groups: Groups,
+    question: Question,
     *,
-    pseudocount: float | None,
-    seed: int,
-) -> pd.DataFrame:
-    """Draw once for each slice of genes that fits in memory, and make all comparisons from it."""
-    raw_mean, detection = raw_statistics(data, populations)
-    added = _pseudocount(pseudocount, data, np.concatenate(populations))
-    parts: list[list[dict[str, Doubles]]] = [[] for _ in comparisons]
-    for genes in gene_slices(data.n_genes, draws.cells.size):
-        scales = draw_scales(network, data, draws, genes=genes, seed=seed)
-        for part, c in zip(parts, comparisons, strict=True):
-            part.append(compare_scales(*(_side(scales, source) for source in c.sources), pseudocount=added))
-    tables = [
-        _table(data, c, {k: np.concatenate([p[k] for p in part]) for k in part[0]}, raw_mean, detection)
-        for c, part in zip(comparisons, parts, strict=True)
+    batches: list[int] | None,
+    samples: Codes | None,
+) -> list[_Found]:
+    if data.counts.values.dtype.kind == "f":
+        fix = "Use calibrated=False: pairs of decoded cells need no counts."
+        raise InputError("are not counts, which the calibrated comparison needs", where="the data", fix=fix)
+    units = Units.of(data, groups.cells, samples=samples, at_most=question.n_samples, seed=question.seed)
+    for name, size in zip(groups.names, units.sizes, strict=True):
+        if size == 0:
+            raise InputError("has no cells with a sample", where=f"group {name!r}")
+    counted = tally(
+        network, data, units,
+        batches=batches, importance_weighting=question.importance_weighting, seed=question.seed,
+    )  # fmt: skip
+    contrasts = [
+        contrast(counted, c.groups1, c.groups2, by_batch=batches is not None, over_samples=samples is not None)
+        for c in groups.comparisons
     ]
-    return pd.concat(tables)
+    if batches is not None:
+        _warn_without_overlap(groups.comparisons, contrasts)
+    return [_posterior(one, question) for one in contrasts]
 
 
-def _side(scales: Floats, source: npt.NDArray[np.int64]) -> Floats:
-    """Return the draws of one side of a comparison; (draws, genes)."""
-    one_population = (source == source[0]).all()
-    side: Floats = scales[source[0]] if one_population else scales[source, np.arange(len(source))]
-    return side
+def _warn_without_overlap(comparisons: Sequence[Comparison], contrasts: Sequence[Contrast]) -> None:
+    alone = [f"{c.name1} and {c.name2}" for c, one in zip(comparisons, contrasts, strict=True) if not one.overlap]
+    if alone:
+        text = (
+            f"No batch holds cells of both: {listed(alone)}. What is compared is what the model does not ascribe to "
+            "the batch. If the batch is the question (treated and control), train without batch_key, or use "
+            "batch_correction=False."
+        )
+        warnings.warn(CelboWarning(text), stacklevel=5)
 
 
-def compare_scales(scales1: Floats, scales2: Floats, *, pseudocount: float) -> dict[str, Doubles]:
-    """Compare paired draws of two populations.
+def _posterior(one: Contrast, question: Question) -> _Found:
+    weights = fit_prior(one.evidence)
+    pseudocount = 0.0 if question.pseudocount is None else float(question.pseudocount)
 
-    Parameters
-    ----------
-    scales1, scales2
-        Expected shares, (draws, genes) each; draw i of one is compared with draw i of the other.
-    pseudocount
-        Added to both in the fold change; in units of the shares.
+    def asked(delta: float) -> FoldChanges:
+        return fold_changes(
+            one.evidence, weights,
+            delta=delta, pseudocount=pseudocount, level=question.credible_level, test_mode=question.test_mode,
+        )  # fmt: skip
 
-    Returns
-    -------
-    By name, (genes,) each: proba_higher (ties count half), lfc_mean, lfc_median (log2), scale1, scale2 (mean).
-    """
-    parts = [
-        _compared(scales1[:, at : at + _GENES], scales2[:, at : at + _GENES], pseudocount)
-        for at in range(0, scales1.shape[1], _GENES)
+    delta = default_delta(asked(_SMALLEST_DELTA).mean) if question.delta is None else float(question.delta)
+    return _Found(asked(delta), one.scale1, one.scale2, delta, pseudocount)
+
+
+def _pairs(
+    network: Network, data: CellData, groups: Groups, question: Question, batches: list[int] | None
+) -> list[_Found]:
+    everyone = np.concatenate(groups.cells)
+    pseudocount = default_pseudocount(data, everyone) if question.pseudocount is None else float(question.pseudocount)
+
+    def asked(delta: float) -> list[Pairs]:
+        return compare_pairs(
+            network, data, groups,
+            n_samples=question.n_samples, batches=batches, delta=delta, pseudocount=pseudocount,
+            level=question.credible_level, test_mode=question.test_mode,
+            importance_weighting=question.importance_weighting, seed=question.seed,
+        )  # fmt: skip
+
+    delta = question.delta
+    if delta is None:
+        delta = float(np.mean([default_delta(pairs.changes.mean) for pairs in asked(_SMALLEST_DELTA)]))
+    return [
+        _Found(pairs.changes, pairs.scale1, pairs.scale2, float(delta), pseudocount, pairs.higher)
+        for pairs in asked(float(delta))
     ]
-    return {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
 
 
-def _compared(scales1: Floats, scales2: Floats, pseudocount: float) -> dict[str, npt.NDArray[Any]]:
-    a, b = np.ascontiguousarray(scales1.T), np.ascontiguousarray(scales2.T)  # (genes, draws): each gene in one piece
-    added = np.float32(pseudocount)
-    lfc = np.log2((a + added) / (b + added))
-    return {
-        "proba_higher": (a > b).mean(1) + 0.5 * (a == b).mean(1),
-        "lfc_mean": lfc.mean(1, dtype=np.float64),
-        "lfc_median": np.median(lfc, axis=1, overwrite_input=True),
-        "scale1": a.mean(1, dtype=np.float64),
-        "scale2": b.mean(1, dtype=np.float64),
-    }
+def default_delta(log2_fold_changes: Doubles) -> float:
+    """Return a threshold for fold changes from all of a comparison: 0.6 of where its outer genes lie, at least 0.1.
 
-
-def default_pseudocount(data: CellData, cells: Positions) -> float:
-    """Return the scale at which a gene has one count in a hundred of these cells: 0.01 over their mean library size.
-
-    Fold changes between smaller scales mean nothing: no data of this depth could show them.
+    A mixture of three normals is fitted to the fold changes, and the mean of the sizes of the lowest and the highest
+    component's mean is where the outer genes lie (the rule of scvi-tools 1.4.2, `mode="change"`).
     """
-    sizes = data.library if data.size_factor is None else data.size_factor
-    mean = float(sizes[cells].mean(dtype=np.float64))
-    return max(_SMALLEST_PSEUDOCOUNT, _SEEN / mean) if mean > 0 else _SMALLEST_PSEUDOCOUNT
+    values = log2_fold_changes[np.isfinite(log2_fold_changes)]
+    if len(np.unique(values)) < 3:
+        return _SMALLEST_DELTA
+    means = np.sort(GaussianMixture(3, random_state=0).fit(values[:, None]).means_.ravel())
+    return max(_SMALLEST_DELTA, _SHARE_OF_OUTER * float(np.abs(means[[0, -1]]).mean()))
 
 
-def _pseudocount(given: float | None, data: CellData, cells: Positions) -> float:
-    if given is None:
-        return default_pseudocount(data, cells)
-    if not (np.isfinite(given) and given >= 0):
-        raise OptionError("is not a number of at least 0", where=f"pseudocount={given!r}")
-    return given
+def _raw_columns(comparison: Comparison, raw: tuple[Doubles, Doubles], sizes: Doubles) -> dict[str, Doubles]:
+    """Return mean counts and detection of both sides."""
+    columns = {}
+    for name, values in zip(("raw_mean", "detection"), raw, strict=True):
+        for side, members in ((1, comparison.groups1), (2, comparison.groups2)):
+            weights = sizes[list(members)]
+            columns[f"{name}{side}"] = weights @ values[list(members)] / weights.sum()
+    return columns
 
 
 def _table(
-    data: CellData, comparison: _Comparison, found: dict[str, Doubles], raw_mean: Doubles, detection: Doubles
+    data: CellData, question: Question, comparison: Comparison, found: _Found, raw: dict[str, Doubles]
 ) -> pd.DataFrame:
-    p = found["proba_higher"]
-    n_draws = len(comparison.sources[0])
-    half = 0.5 / n_draws  # so that p = 1 says no more than this number of draws can
-    first, second = comparison.weights
+    changes = found.changes
+    half = 0.0 if question.corrected else 0.5 / question.n_samples  # so that p = 1 says no more than the draws can
+    p, not_p = changes.p, changes.not_p
+    if question.mode == "vanilla":
+        assert found.higher is not None
+        p, not_p = found.higher, 1 - found.higher
+    evidence = np.log(np.maximum(p + half, _TINY)) - np.log(np.maximum(not_p + half, _TINY))
+    fdr = expected_fdr(changes.not_p)
     columns: dict[str, Any] = {
-        "group1": comparison.names[0],
-        "group2": comparison.names[1],
-        "proba_higher": p,
-        "bayes_factor": np.log((p + half) / (1 - p + half)),
-        **{name: found[name] for name in ("lfc_mean", "lfc_median", "scale1", "scale2")},
-        "raw_mean1": first @ raw_mean,
-        "raw_mean2": second @ raw_mean,
-        "detection1": first @ detection,
-        "detection2": second @ detection,
+        "group1": comparison.name1,
+        "group2": comparison.name2,
+        ("proba_higher" if question.mode == "vanilla" else "proba_de"): p,
+        "bayes_factor": evidence,
+        "lfc_mean": changes.mean,
+        "lfc_median": changes.median,
+        "lfc_std": changes.sd,
+        "lfc_lower": changes.lower,
+        "lfc_upper": changes.upper,
+        "scale1": found.scale1,
+        "scale2": found.scale2,
+        **raw,
     }
+    if question.mode == "vanilla":
+        columns |= {"is_de": np.abs(evidence) > _STRONG, "pseudocount": found.pseudocount}
+    else:
+        columns |= {
+            "expected_fdr": fdr,
+            "is_de": fdr <= question.fdr_target,
+            "delta": found.delta,
+            "pseudocount": found.pseudocount,
+        }
     table = pd.DataFrame(columns, index=pd.Index(data.schema.genes, name="gene"))
-    return table.sort_values(["bayes_factor", "lfc_median"], ascending=False, kind="stable")
+    strength = np.abs(evidence) if question.mode == "vanilla" else evidence
+    return table.iloc[np.lexsort((-np.abs(changes.mean), -strength))]
+
+
+_TINY = 1e-300

@@ -18,7 +18,8 @@ from torch import Generator, Tensor
 
 from celbo.data.cells import CellData
 from celbo.data.minibatch import Minibatch
-from celbo.posterior.stream import Network, Positions, block_generator, cells_at_once, evaluating, minibatch_for
+from celbo.posterior.importance import resampled_draws
+from celbo.posterior.stream import Block, Network, Positions, block_generator, cells_at_once, evaluating, minibatch_for
 
 __all__ = ["Draws", "apportioned", "draw_scales", "gene_slices", "plan_draws", "raw_statistics"]
 
@@ -28,6 +29,8 @@ Codes = npt.NDArray[np.int64]
 
 MAX_BYTES = 512 << 20
 """Most memory for the draws of all populations; more genes than fit are drawn in several passes."""
+N_PROPOSALS = 25
+"""Draws of q that one draw of the posterior is resampled from."""
 _ROWS = 8192
 
 
@@ -100,7 +103,9 @@ def gene_slices(n_genes: int, n_draws: int, *, max_bytes: int = MAX_BYTES) -> li
     return [slice(start, min(start + width, n_genes)) for start in range(0, n_genes, width)]
 
 
-def draw_scales(network: Network, data: CellData, draws: Draws, *, genes: slice, seed: int) -> Floats:
+def draw_scales(
+    network: Network, data: CellData, draws: Draws, *, genes: slice, importance_weighting: bool = False, seed: int
+) -> Floats:
     """Decode the draws.
 
     Parameters
@@ -109,6 +114,8 @@ def draw_scales(network: Network, data: CellData, draws: Draws, *, genes: slice,
         A trained network, the cells, and what to draw.
     genes
         The genes whose draws are kept. The draws of a gene do not depend on it.
+    importance_weighting
+        Draw latent states from the posterior itself by importance resampling, not from q.
     seed
         Seed of the latent states.
 
@@ -121,7 +128,9 @@ def draw_scales(network: Network, data: CellData, draws: Draws, *, genes: slice,
     with evaluating(network):
         for number, at in enumerate(_blocks(flat_cells, cells_at_once(network, data.n_genes))):
             generator = block_generator(network, seed, number)
-            kept[at] = _decoded(network, data, flat_cells[at], flat_batch[at], generator)[:, genes].numpy()
+            cells, batch = flat_cells[at], flat_batch[at]
+            scales = _decoded(network, data, cells, batch, generator, importance_weighting=importance_weighting)
+            kept[at] = scales[:, genes].numpy()
     return kept.reshape(*draws.shape, -1)
 
 
@@ -132,13 +141,19 @@ def _blocks(cells: Codes, size: int) -> Iterator[Codes]:
         yield order[start : start + size]
 
 
-def _decoded(network: Network, data: CellData, cells: Codes, batch: Codes, generator: Generator) -> Tensor:
+def _decoded(
+    network: Network, data: CellData, cells: Codes, batch: Codes, generator: Generator, *, importance_weighting: bool
+) -> Tensor:
     """Return the scales of one draw for each cell, decoded under the batches given; (cells, genes) on the CPU."""
     distinct, where = np.unique(cells, return_inverse=True)
     latent = network.encode(minibatch_for(network, data, distinct))
     latent = latent.take(torch.from_numpy(where).to(latent.z.mean.device))
-    asked = _under(minibatch_for(network, data, cells), batch)
-    z, log_library = network.sample_latent(latent, asked, 1, generator)
+    own = minibatch_for(network, data, cells)
+    asked = _under(own, batch)
+    if importance_weighting:
+        z, log_library = resampled_draws(network, Block(0, own, latent, generator), n_draws=1, n_proposals=N_PROPOSALS)
+    else:
+        z, log_library = network.sample_latent(latent, asked, 1, generator)
     scales: Tensor = network.decode(z, log_library, asked).log_share[0].exp().float().cpu()
     return scales
 

@@ -1,0 +1,195 @@
+"""The groups of cells that a user wants compared: by a column of `obs`, by positions or masks, or by a query."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from celbo.data.obs import obs_column
+from celbo.errors import CelboWarning, InputError, OptionError, listed, nearest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["REST", "Comparison", "Groups", "groups_of"]
+
+Positions = npt.NDArray[np.int64]
+
+REST = "rest"
+"""Name of all other groups together."""
+_FEW = 10
+"""Cells below which a group has hardly anything to say."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sides, each one or several groups."""
+
+    name1: str
+    name2: str
+    groups1: tuple[int, ...]
+    groups2: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of cells without common cells, and what is compared."""
+
+    names: tuple[str, ...]
+    cells: tuple[Positions, ...]
+    """Positions of the cells of each group."""
+    comparisons: tuple[Comparison, ...]
+
+    def kept(self, cells: Sequence[Positions]) -> Groups:
+        """Return the same comparisons of fewer cells of each group."""
+        return Groups(self.names, tuple(cells), self.comparisons)
+
+
+def groups_of(
+    adata: AnnData | None,
+    cell_names: Any,
+    *,
+    groupby: Any = None,
+    group1: str | Sequence[str] | None = None,
+    group2: str | None = None,
+    idx1: Any = None,
+    idx2: Any = None,
+) -> Groups:
+    """Find the cells of each group and what to compare.
+
+    Parameters
+    ----------
+    adata
+        The data whose `obs` is meant; None where it is gone, and then only values and positions can be given.
+    cell_names
+        Names of the cells; (cells,).
+    groupby
+        Column of `obs`, or one value for each cell. Cells without a value are in no group.
+    group1
+        The group of interest, or several, each compared in turn; None is every group.
+    group2
+        What it is compared with; None is all other cells that have a group.
+    idx1, idx2
+        Instead: the cells of either side, as positions, a boolean mask, or a query of `obs`, such as
+        "age > 60 and sex == 'f'". Without `idx2`, all other cells.
+
+    Raises
+    ------
+    OptionError
+        If the arguments contradict each other, or name what does not exist.
+    InputError
+        If a group is empty, or the two share cells.
+    """
+    if (groupby is None) == (idx1 is None):
+        found = "neither" if groupby is None else "both"
+        raise OptionError(
+            f"says which cells to compare, not {found}",
+            where="either groupby or idx1",
+            fix="Give groupby='column of obs', or idx1=...",
+        )
+    if groupby is None:
+        if group1 is not None or group2 is not None:
+            raise OptionError("go with groupby, not with idx1", where="group1 and group2")
+        return _by_index(adata, cell_names, idx1, idx2)
+    if idx2 is not None:
+        raise OptionError("goes with idx1, not with groupby", where="idx2")
+    groups = _by_column(adata, cell_names, groupby, group1, group2)
+    few = [
+        f"{name} ({len(cells)})" for name, cells in zip(groups.names, groups.cells, strict=True) if len(cells) < _FEW
+    ]
+    _warn_of_few(few)
+    return groups
+
+
+def _warn_of_few(few: Sequence[str]) -> None:
+    if few:
+        text = f"Fewer than {_FEW} cells in {listed(few)}: their fold changes are hardly more than the prior."
+        warnings.warn(CelboWarning(text), stacklevel=5)
+
+
+def _by_column(
+    adata: AnnData | None, cell_names: Any, groupby: Any, group1: str | Sequence[str] | None, group2: str | None
+) -> Groups:
+    labels = obs_column(adata, groupby, cell_names=cell_names, where="groupby")
+    names, codes = [str(name) for name in labels.categories], np.asarray(labels.codes)
+    if len(names) < 2:
+        raise InputError("needs at least two groups", where="groupby", value=f"found {listed(names)}")
+    wanted = names if group1 is None else [str(group1)] if isinstance(group1, str | int) else [str(g) for g in group1]
+    if group1 is None and group2 is not None:
+        wanted = [name for name in names if name != str(group2)]
+    asked = [*wanted, *([] if group2 is None else [str(group2)])]
+    for name in asked:
+        if name not in names:
+            raise OptionError("is not a group", where=repr(name), fix=nearest(name, names))
+    if group2 is not None and str(group2) in wanted:
+        raise OptionError("is compared with itself", where=repr(str(group2)))
+    if len(wanted) != len(set(wanted)) or not wanted:
+        raise OptionError("names no group, or one twice", where="group1", value=listed(wanted))
+    used = names if group2 is None else asked  # without a second group, the rest is all the others
+    place = {name: i for i, name in enumerate(used)}
+    cells = tuple(np.flatnonzero(codes == names.index(name)) for name in used)
+    comparisons = []
+    for name in wanted:
+        others = [place[other] for other in used if other != name] if group2 is None else [place[str(group2)]]
+        second = used[others[0]] if group2 is not None else REST
+        comparisons.append(Comparison(name, second, (place[name],), tuple(others)))
+    return Groups(tuple(used), cells, tuple(comparisons))
+
+
+def _by_index(adata: AnnData | None, cell_names: Any, idx1: Any, idx2: Any) -> Groups:
+    n_cells = len(cell_names)
+    one = _cells(adata, n_cells, idx1, "idx1")
+    two = np.setdiff1d(np.arange(n_cells), one) if idx2 is None else _cells(adata, n_cells, idx2, "idx2")
+    for name, cells in (("idx1", one), ("idx2", two)):
+        if len(cells) == 0:
+            raise InputError("holds no cell", where=name)
+    both = np.intersect1d(one, two)
+    if len(both):
+        shared = [str(cell_names[i]) for i in both[:5]]
+        raise InputError(
+            f"share {len(both)} cell(s)",
+            where="idx1 and idx2",
+            value=listed(shared),
+            fix="A cell can be on one side only.",
+        )
+    sides = ("group1", "group2" if idx2 is not None else REST)
+    _warn_of_few([f"{name} ({len(c)})" for name, c in zip(sides, (one, two), strict=True) if len(c) < _FEW])
+    return Groups(sides, (one, two), (Comparison(sides[0], sides[1], (0,), (1,)),))
+
+
+def _cells(adata: AnnData | None, n_cells: int, index: Any, where: str) -> Positions:
+    """Return the positions that a query, a mask or positions mean, each once and ascending."""
+    if isinstance(index, str):
+        if adata is None:
+            raise InputError("is a query of an AnnData that is gone", where=where, fix="Pass adata=..., or a mask.")
+        try:
+            chosen: Any = adata.obs.eval(index, engine="python", local_dict={}, global_dict={})
+            nullable = isinstance(getattr(chosen, "dtype", None), pd.BooleanDtype)
+            mask = chosen.to_numpy(bool, na_value=False) if nullable else np.asarray(chosen)
+        except Exception as error:  # pandas raises whatever the query makes it raise
+            raise OptionError(
+                "is no query of obs", where=f"{where}={index!r}", value=f"{type(error).__name__}: {error}"[:200],
+                fix="Write it as for obs.query: \"cell_type == 'B' and n_genes > 500\".",
+            ) from None  # fmt: skip
+        if mask.dtype != bool or mask.shape != (n_cells,):
+            raise OptionError("is not true or false for each cell", where=f"{where}={index!r}")
+        return np.flatnonzero(mask)
+    array = np.asarray(index)
+    if array.ndim != 1:
+        raise OptionError("must be one-dimensional", where=where, value=f"its shape is {array.shape}")
+    if array.dtype == bool:
+        if array.size != n_cells:
+            raise OptionError(f"is a mask of {array.size} for {n_cells} cells", where=where)
+        return np.flatnonzero(array)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise OptionError("must hold positions, a mask or a query", where=where, value=f"its type is {array.dtype}")
+    if array.size and (array.min() < -n_cells or array.max() >= n_cells):
+        worst = array.min() if array.min() < -n_cells else array.max()
+        raise OptionError(f"holds a position outside {n_cells} cells", where=where, value=str(worst))
+    return np.unique(np.where(array < 0, array + n_cells, array)).astype(np.int64)

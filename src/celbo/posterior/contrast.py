@@ -1,0 +1,318 @@
+"""Two sides of a comparison, each one or several groups of cells: the counts that speak of their fold change.
+
+Over cells, a stratum is a batch: within it the batch effect is common to both sides, whatever the model made of it.
+Where no batch holds both sides there is one stratum, and what is ascribed to the batch is the model's word.
+
+Over samples (donors, mice), the counts of a sample share what is particular to it. With X_u the effective counts of
+sample u on one side, f_u those that are fitted (side times stratum), and tau^2 the variance between samples,
+
+    var(X_u / f_u) = phi (1 / f_u + tau^2)          phi ~ scaled inverse chi-square, of each gene
+
+Each sample weighs 1 / (1 + f_u tau^2): a deep sample weighs no more than samples differ. tau^2 is common to genes of
+about the same counts (moments: DerSimonian and Laird 1986), phi is the gene's own and moderated over genes (Smyth 2004;
+Lund et al. 2012, doi:10.1515/1544-6115.1826). A sample that is on both sides is compared with itself (its stratum), and
+tau^2 is then the variance of the fold change between samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from celbo.errors import InputError
+from celbo.posterior.shrinkage import Evidence, moderated
+from celbo.posterior.tallies import Tally
+
+__all__ = ["Contrast", "contrast"]
+
+Codes = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+_ROUNDS = 30
+_BINS = 8
+_SEEN = 10.0
+"""Effective counts from which on a gene takes part in the estimate of the variance between samples."""
+_NONE = 1e-30
+_MANY_DF = 1e6
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The evidence of a comparison, and what its sides express."""
+
+    evidence: Evidence
+    scale1: Doubles
+    """Mean share of side 1, corrected by its counts; (genes,)."""
+    scale2: Doubles
+    overlap: bool
+    """Whether any stratum holds both sides."""
+    paired: bool | None = None
+    """Whether samples are compared with themselves; None over cells."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Effective counts of one side in its parts: its batches, or its samples within batches."""
+
+    counts: Doubles
+    """(parts, genes)."""
+    exposure: Doubles
+    """Effective counts that a share of one would give; (parts, genes)."""
+    batch: Codes
+    sample: Codes
+    """(parts,)."""
+    df: Doubles
+    """Degrees of freedom of the divisor of the counts; (genes,)."""
+    variance: Doubles
+    """Relative variance of the side as a whole, up to a factor; (genes,)."""
+
+
+def contrast(
+    tally: Tally, groups1: npt.ArrayLike, groups2: npt.ArrayLike, *, by_batch: bool, over_samples: bool = False
+) -> Contrast:
+    """Bring two sides to the evidence of their fold change.
+
+    Parameters
+    ----------
+    tally
+        The counts of the groups.
+    groups1, groups2
+        Codes of the groups of either side.
+    by_batch
+        Compare within batches.
+    over_samples
+        Compare over samples: their differences are part of the uncertainty.
+
+    Raises
+    ------
+    InputError
+        If a side has fewer than two samples, over samples.
+    """
+    sides = [_side(tally, np.asarray(groups, np.int64), over_samples) for groups in (groups1, groups2)]
+    if over_samples:
+        return _over_samples(sides[0], sides[1], by_batch)
+    return _over_cells(sides[0], sides[1], by_batch)
+
+
+def _side(tally: Tally, groups: Codes, over_samples: bool) -> _Side:
+    """Add up the groups of a side in each of its parts.
+
+    A part whose mixture of groups is another than that of the whole side is brought to the whole side's by the model:
+    its mean share is multiplied by the ratio of the model's means of the two mixtures.
+    """
+    units = tally.units
+    mine = np.flatnonzero(np.isin(units.group, groups))
+    kept = units.sizes / np.maximum(np.bincount(units.group, units.n_cells, len(units.sizes)), 1)
+    cells = (units.n_cells * kept[units.group])[mine]
+    codes = np.stack([units.batch[mine], units.sample[mine] if over_samples else np.zeros(len(mine), np.int64)], axis=1)
+    distinct, part = np.unique(codes, axis=0, return_inverse=True)
+    n_parts, part = len(distinct), part.ravel()
+
+    def summed(values: Doubles) -> Doubles:
+        total = np.zeros((n_parts, values.shape[1]))
+        np.add.at(total, part, values)
+        return total
+
+    exposure, group = np.maximum(tally.exposure[mine], _NONE), units.group[mine]
+    spread, counts = tally.spread[group], tally.counts[mine]
+    every = summed(cells[:, None])
+    mean = summed(cells[:, None] * counts / exposure) / every
+    smooth = np.maximum(counts, 0.5 * spread)
+    smooth_mean = summed(cells[:, None] * smooth / exposure) / every
+    parts_of_variance = cells[:, None] ** 2 * spread * smooth / exposure**2
+    variance = summed(parts_of_variance) / every**2
+    expected = summed(cells[:, None] * tally.share[group]) / every
+    sizes = units.sizes[groups][:, None]
+    overall = (sizes * tally.share[groups]).sum(0) / sizes.sum()
+    brought = overall / np.maximum(expected, _NONE)
+    effective = smooth_mean / np.maximum(variance, _NONE)  # of one group: its exposure over its spread
+    weight = np.zeros((len(groups), tally.counts.shape[1]))
+    np.add.at(weight, np.searchsorted(np.sort(groups), group), parts_of_variance)
+    df = weight.sum(0) ** 2 / np.maximum((weight**2 / tally.df[np.sort(groups)]).sum(0), _NONE)
+    return _Side(
+        counts=mean * effective,
+        exposure=effective / brought,
+        batch=distinct[:, 0],
+        sample=distinct[:, 1],
+        df=df,
+        variance=1 / np.maximum((smooth_mean * effective).sum(0), _NONE),
+    )
+
+
+_Strata = tuple[Codes, Codes, bool]
+
+
+def _strata(codes1: Codes, codes2: Codes, split: bool) -> _Strata:
+    """Return the stratum of each part of either side, -1 where the other side is missing, and whether any is shared.
+
+    Without a shared one, or where none are asked for, all is one stratum.
+    """
+    both = np.intersect1d(codes1, codes2)
+    if not split or len(both) == 0:
+        return np.zeros(len(codes1), np.int64), np.zeros(len(codes2), np.int64), len(both) > 0
+    place = {code: i for i, code in enumerate(both.tolist())}
+    first, second = (np.array([place.get(c, -1) for c in codes.tolist()], np.int64) for codes in (codes1, codes2))
+    return first, second, True
+
+
+def _over_cells(one: _Side, two: _Side, by_batch: bool) -> Contrast:
+    strata = _strata(one.batch, two.batch, by_batch)
+    df = (one.variance + two.variance) ** 2 / (one.variance**2 / one.df + two.variance**2 / two.df)
+    return _finished(one, two, strata, df)
+
+
+def _finished(one: _Side, two: _Side, strata: _Strata, df: Doubles, *, paired: bool | None = None) -> Contrast:
+    strata1, strata2, overlap = strata
+    n = int(max(strata1.max(), strata2.max())) + 1
+    counts = [_by_stratum(side.counts, strata, n) for side, strata in ((one, strata1), (two, strata2))]
+    exposure = [_by_stratum(side.exposure, strata, n) for side, strata in ((one, strata1), (two, strata2))]
+    evidence = Evidence(counts[0], counts[1], exposure[0], exposure[1], df)
+    scales = [side.counts.sum(0) / np.maximum(side.exposure.sum(0), _NONE) for side in (one, two)]
+    return Contrast(evidence, scales[0], scales[1], overlap, paired)
+
+
+def _by_stratum(values: Doubles, strata: Codes, n: int) -> Doubles:
+    total = np.zeros((n, values.shape[1]))
+    np.add.at(total, strata[strata >= 0], values[strata >= 0])
+    return total
+
+
+def _over_samples(one: _Side, two: _Side, by_batch: bool) -> Contrast:
+    samples = [np.unique(side.sample) for side in (one, two)]
+    for name, found in zip(("group 1", "group 2"), samples, strict=True):
+        if len(found) < 2:
+            raise InputError(
+                "is of one sample only", where=name, fix="A comparison over samples needs at least two in each group."
+            )
+    both = np.intersect1d(samples[0], samples[1])
+    paired = len(both) >= 2 and 2 * len(both) >= len(np.union1d(samples[0], samples[1]))
+    if paired:  # a sample in several batches is one part: batches are compared with themselves too
+        one, two = _per_sample(one), _per_sample(two)
+        strata1, strata2, overlap = _strata(one.sample, two.sample, True)
+    else:
+        strata1, strata2, overlap = _strata(one.batch, two.batch, by_batch)
+    counts = np.concatenate([one.counts[strata1 >= 0], two.counts[strata2 >= 0]])
+    exposure = np.concatenate([one.exposure[strata1 >= 0], two.exposure[strata2 >= 0]])
+    side = np.repeat([0, 1], [(strata1 >= 0).sum(), (strata2 >= 0).sum()])
+    stratum = np.concatenate([strata1[strata1 >= 0], strata2[strata2 >= 0]])
+    weight, divisor, df = _between_samples(counts, exposure, side, stratum, paired)
+    weighted = []
+    for k, (part, strata) in enumerate(((one, strata1), (two, strata2))):
+        factor = weight[side == k] / divisor
+        kept = strata >= 0
+        weighted.append(
+            _Side(
+                part.counts[kept] * factor,
+                part.exposure[kept] * factor,
+                part.batch[kept],
+                part.sample[kept],
+                part.df,
+                part.variance,
+            )
+        )
+    kept_strata = (strata1[strata1 >= 0], strata2[strata2 >= 0], overlap)
+    return _finished(weighted[0], weighted[1], kept_strata, df, paired=paired)
+
+
+def _per_sample(side: _Side) -> _Side:
+    """Add up the batches of each sample."""
+    distinct, place = np.unique(side.sample, return_inverse=True)
+    counts, exposure = (_by_stratum(values, place, len(distinct)) for values in (side.counts, side.exposure))
+    return _Side(counts, exposure, np.zeros(len(distinct), np.int64), distinct, side.df, side.variance)
+
+
+def _between_samples(
+    counts: Doubles, exposure: Doubles, side: Codes, stratum: Codes, paired: bool
+) -> tuple[Doubles, Doubles, Doubles]:
+    """Return the weight of each sample (parts, genes), the divisor of each gene's counts and its degrees of freedom."""
+    df = _residual_df(side, stratum)
+    if df < 1:
+        raise InputError(
+            "leave no degree of freedom",
+            where="the samples of the two groups within their batches",
+            fix="Give more samples, or compare without batch correction.",
+        )
+    fitted = _fit(counts, exposure, side, stratum)
+    variance = _relative_variance(fitted, stratum, paired)
+    residual = _relative_residual(counts, fitted, stratum, side, paired)
+    tau2 = _common_tau2(residual, variance, counts.sum(0), df, paired)
+    weight = variance / (variance + tau2)
+    fitted = _fit(weight * counts, weight * exposure, side, stratum)
+    pearson = ((weight * counts - fitted) ** 2 / np.maximum(fitted, _NONE)).sum(0) / df
+    seen = counts.sum(0) >= _SEEN
+    divisor, total_df = np.ones(counts.shape[1]), np.full(counts.shape[1], float(df))
+    if seen.any():
+        divisor[seen], total_df[seen] = moderated(pearson[seen], df)
+    if (~seen).any() and seen.any():  # few counts: what is common to the others, and their own where it is larger
+        divisor[~seen] = np.maximum(np.median(divisor[seen]), pearson[~seen])
+    return weight, np.maximum(divisor, _LEAST_DIVISOR), np.minimum(total_df, _MANY_DF)
+
+
+_LEAST_DIVISOR = 0.2
+
+
+def _residual_df(side: Codes, stratum: Codes) -> int:
+    """Return the number of parts less the rank of the design: sides and strata."""
+    design = np.concatenate([np.eye(2)[side], np.eye(int(stratum.max()) + 1)[stratum]], axis=1)
+    return len(side) - int(np.linalg.matrix_rank(design))
+
+
+def _fit(counts: Doubles, exposure: Doubles, side: Codes, stratum: Codes) -> Doubles:
+    """Return the expected counts of parts, exposure times side times stratum, by maximum likelihood; (parts, genes)."""
+    n_strata = int(stratum.max()) + 1
+    of_side, of_stratum = np.ones((2, counts.shape[1])), np.ones((n_strata, counts.shape[1]))
+    for _ in range(_ROUNDS if n_strata > 1 else 1):
+        of_side = _ratio_of_sums(counts, exposure * of_stratum[stratum], side, 2)
+        if n_strata > 1:
+            of_stratum = _ratio_of_sums(counts, exposure * of_side[side], stratum, n_strata)
+    fitted: Doubles = exposure * of_side[side] * of_stratum[stratum]
+    return fitted
+
+
+def _ratio_of_sums(above: Doubles, below: Doubles, code: Codes, n: int) -> Doubles:
+    return _by_stratum(above, code, n) / np.maximum(_by_stratum(below, code, n), _NONE)
+
+
+def _relative_variance(fitted: Doubles, stratum: Codes, paired: bool) -> Doubles:
+    """Return the variance of X / f where samples do not differ; of a pair, that of the difference."""
+    inverse = 1 / np.maximum(fitted, 1e-6)
+    if not paired:
+        return inverse
+    return _by_stratum(inverse, stratum, int(stratum.max()) + 1)[stratum]
+
+
+def _relative_residual(counts: Doubles, fitted: Doubles, stratum: Codes, side: Codes, paired: bool) -> Doubles:
+    residual = counts / np.maximum(fitted, 1e-6) - 1
+    if not paired:
+        return residual
+    sign = np.where(side == 0, 1.0, -1.0)[:, None]
+    return _by_stratum(sign * residual, stratum, int(stratum.max()) + 1)[stratum]
+
+
+def _common_tau2(residual: Doubles, variance: Doubles, total: Doubles, df: int, paired: bool) -> Doubles:
+    """Return the relative variance between samples at the counts of each gene; (genes,).
+
+    Moments, pooled over the genes of a bin of total counts, and linear between the middles of bins.
+    """
+    share = 0.5 if paired else 1.0  # a pair is in the sums twice
+    inverse = 1 / variance
+    excess = share * (residual**2 * inverse).sum(0) - df
+    sum1, sum2 = share * inverse.sum(0), share * (inverse**2).sum(0)
+    slope = np.maximum(sum1 - sum2 / np.maximum(sum1, _NONE), _NONE)
+    seen = np.flatnonzero(total >= _SEEN)
+    if len(seen) == 0:
+        return np.zeros(len(total))
+    order = seen[np.argsort(total[seen])]
+    bins = [part for part in np.array_split(order, min(_BINS, max(1, len(order) // 20))) if len(part)]
+    # each gene's own moment estimate counts alike: sums of squares would leave a bin to its deepest genes
+    found = [max(0.0, float(np.mean(_clipped(excess[part] / slope[part])))) for part in bins]
+    middles = [float(np.log(total[part]).mean()) for part in bins]
+    return np.interp(np.log(np.maximum(total, 1e-3)), middles, found)
+
+
+def _clipped(values: Doubles) -> Doubles:
+    """Return values with the highest and lowest twentieth moved in: a few genes with real outliers do not decide."""
+    return np.clip(values, *np.quantile(values, [0.05, 0.95]))

@@ -1,0 +1,317 @@
+"""Counts of groups of cells beside what the model expects of them: what calibrated comparisons are made from.
+
+The decoder says what a cell with this latent state expresses, but it was fitted to all cells at once and shrinks what
+few of them tell; how far, its posterior of the latent states does not know. So the cells of a group in a batch (a unit)
+are counted, weighted by the inverse of their variance, beside the counts that the model expects of the same cells:
+
+    X_ug = sum_n w_ng x_ng        S_ug = sum_n w_ng E[x_ng | z_n, s_n]        w_ng = 1 / (1 + l_n r_kg / theta_g)
+
+and the unit's mean share is estimated by  m_ug X_ug / S_ug,  with m_ug the mean over its cells of the share decoded
+under the batches asked for. If the model is right the ratio X / S is 1 up to noise, and the estimate is the model's; if
+it is not, the counts correct it (the model-assisted, or one-step, estimate). Depth, batch and the mixture of states
+within the group are the model's to say, the level is the counts'. r_kg, the counts of group k per total, and theta_g,
+the dispersion within units, are those of the raw counts. By how much X_ug varies more than a Poisson count is `spread`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from celbo.data.cells import CellData
+from celbo.posterior.importance import resampled_draws
+from celbo.posterior.population import N_PROPOSALS
+from celbo.posterior.stream import (
+    Block,
+    Network,
+    Positions,
+    block_generator,
+    cells_at_once,
+    evaluating,
+    minibatch_for,
+)
+
+__all__ = ["Tally", "Units", "tally"]
+
+Codes = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+
+_ROWS = 4096
+_MOST_DISPERSION = 100.0
+_PRIOR_DF = 30.0
+"""Degrees of freedom of the belief that weighted counts vary as the dispersion of all units together says."""
+_LEAST_SPREAD = 0.5
+_UNDER_EACH, _DECODED = 64, 20_000
+"""Most cells of a group and batch that are decoded under every batch, and most decoded cells in all."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Cells that are counted, in units of one group, one batch and one sample."""
+
+    cells: Codes
+    """Positions of the cells, unit by unit; (cells,)."""
+    unit: Codes
+    """Unit of each; (cells,), ascending."""
+    group: Codes
+    """Group of each unit; (units,), ascending."""
+    batch: Codes
+    sample: Codes
+    """Batch and sample of each unit; (units,)."""
+    sizes: Doubles
+    """Cells of each group in the data, of which those counted are a random part; (groups,)."""
+
+    @property
+    def n_cells(self) -> Doubles:
+        """Cells counted in each unit; (units,)."""
+        return np.bincount(self.unit, minlength=len(self.group)).astype(np.float64)
+
+    @classmethod
+    def of(
+        cls, data: CellData, populations: Sequence[Positions], *, samples: Codes | None, at_most: int, seed: int
+    ) -> Units:
+        """Draw cells of each group, and sort them into units.
+
+        Parameters
+        ----------
+        populations
+            Positions of the cells of each group.
+        samples
+            Sample of every cell of the data, -1 for cells to leave out; (cells,). None is one for all.
+        at_most
+            Most cells of a group; fewer are all taken.
+        """
+        rng = np.random.default_rng([seed, 2])
+        drawn: list[Codes] = []
+        codes: list[Codes] = []
+        sizes: list[int] = []
+        for members in populations:
+            known = np.asarray(members, np.int64)
+            known = known if samples is None else known[samples[known] >= 0]
+            sizes.append(len(known))
+            drawn.append(known if len(known) <= at_most else rng.permutation(known)[:at_most])
+            codes.append(np.full(len(drawn[-1]), len(codes)))
+        cells, group = np.concatenate(drawn), np.concatenate(codes)
+        sample = np.zeros(len(cells), np.int64) if samples is None else samples[cells]
+        keys = np.stack([group, data.batch[cells], sample], axis=1)
+        distinct, unit = np.unique(keys, axis=0, return_inverse=True)
+        order = np.argsort(unit.ravel(), kind="stable")
+        groups, batches, names = distinct.T.copy()
+        return cls(cells[order], unit.ravel()[order], groups, batches, names, np.array(sizes, np.float64))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Weighted counts of units, and what one share of one would give."""
+
+    units: Units
+    counts: Doubles
+    """X, weighted counts; (units, genes)."""
+    exposure: Doubles
+    """S / m, weighted counts that a mean share of one would give; (units, genes)."""
+    share: Doubles
+    """m, mean share of the cells of a group, decoded; (groups, genes)."""
+    spread: Doubles
+    """Variance of the weighted counts over that of Poisson counts; (groups, genes)."""
+    df: Doubles
+    """Degrees of freedom of the spread; (groups, genes)."""
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Raw sums of the units: counts, counts squared, counts times total (units, genes); totals and their squares."""
+
+    x: Doubles
+    xx: Doubles
+    lx: Doubles
+    size: Doubles
+    size_squared: Doubles
+
+
+def tally(
+    network: Network,
+    data: CellData,
+    units: Units,
+    *,
+    batches: Sequence[int] | None,
+    importance_weighting: bool = False,
+    seed: int,
+) -> Tally:
+    """Count the units and decode each of their cells once.
+
+    Parameters
+    ----------
+    network, data, units
+        A trained network, the cells, and the units.
+    batches
+        Codes of the batches that mean shares are decoded under, in the proportions of the cells; None is each cell's
+        own.
+    importance_weighting
+        Draw latent states from the posterior itself by importance resampling, not from q.
+    seed
+        Seed of the draws.
+    """
+    sizes = (data.library if data.size_factor is None else data.size_factor).astype(np.float64)
+    raw = _raw_moments(data, units, sizes)
+    inverse_theta = _dispersion(raw, units.n_cells)
+    n_groups = len(units.sizes)
+    rate = _per_group(raw.x, units.group, n_groups) / _per_group(raw.size[:, None], units.group, n_groups)
+    unit_rate = raw.x / raw.size[:, None]
+    counts, expected, squares, own = np.zeros((4, len(units.group), data.n_genes))
+    with evaluating(network):
+        for number, at in enumerate(_blocks(units, cells_at_once(network, data.n_genes))):
+            block = _block(network, data, units.cells[at], seed, number)
+            z, log_library = _draw(network, block, importance_weighting)
+            parameters = network.decode(z, log_library, block.batch)
+            first, codes = units.unit[at][0], units.unit[at] - units.unit[at][0]
+            last = first + codes[-1] + 1
+            which = torch.nn.functional.one_hot(torch.from_numpy(codes)).T.float()
+            size = torch.from_numpy(sizes[units.cells[at]]).float()[:, None]
+            weight = 1 / (1 + size * _rows(rate * inverse_theta, units.group[units.unit[at]]))
+            x = block.batch.rows.dense.cpu().float()
+            counts[first:last] += _summed(which, weight * x)
+            expected[first:last] += _summed(which, weight * _cpu(network.likelihood.mean(parameters)))
+            squares[first:last] += _summed(which, (weight * (x - size * _rows(unit_rate, units.unit[at]))).square_())
+            own[first:last] += _summed(which, _cpu(parameters.log_share).exp_())
+        own /= units.n_cells[:, None]
+        reference = own if batches is None else own * _ratio(network, data, units, list(batches), seed)
+    spread, df = _spread(units, counts, squares, inverse_theta=inverse_theta, rate=rate, sizes=sizes)
+    share = _per_group(reference * units.n_cells[:, None], units.group, n_groups)
+    share /= _per_group(units.n_cells[:, None], units.group, n_groups)
+    return Tally(units, counts, expected / np.maximum(reference, _NONE), share, spread, df)
+
+
+_NONE = 1e-30
+
+
+def _raw_moments(data: CellData, units: Units, sizes: Doubles) -> _Moments:
+    n_units, n_genes = len(units.group), data.n_genes
+    x, xx, lx = np.zeros((3, n_units, n_genes))
+    for start in range(0, len(units.cells), _ROWS):
+        at = slice(start, start + _ROWS)
+        rows, code = data.counts.rows(units.cells[at]), units.unit[at]
+        row, value = rows.row_of.numpy(), rows.values.numpy().astype(np.float64)
+        first, last = code[0], code[-1] + 1
+        flat, n = (code[row] - first) * n_genes + rows.indices.numpy(), (last - first) * n_genes
+        for total, values in ((x, value), (xx, value**2), (lx, value * sizes[units.cells[at]][row])):
+            total[first:last] += np.bincount(flat, values, n).reshape(-1, n_genes)
+    size, squared = (np.bincount(units.unit, sizes[units.cells] ** k, n_units).astype(np.float64) for k in (1, 2))
+    return _Moments(x, xx, lx, size, squared)
+
+
+def _dispersion(raw: _Moments, n: Doubles) -> Doubles:
+    """Return 1 / theta of each gene, by moments over all units of two cells and more; (genes,), at least 0.
+
+    It is the variance within units beyond Poisson: E sum (x - l r)^2 = sum (l r + (l r)^2 / theta).
+    """
+    some = n > 1
+    rate = raw.x[some] / raw.size[some, None]
+    about = raw.xx[some] - 2 * rate * raw.lx[some] + rate**2 * raw.size_squared[some, None]
+    beyond = (about * (n[some] / np.maximum(n[some] - 1, 1))[:, None] - raw.x[some]).sum(0)
+    quadratic = (rate**2 * raw.size_squared[some, None]).sum(0)
+    inverse_theta: Doubles = np.clip(beyond / np.maximum(quadratic, _NONE), 0.0, _MOST_DISPERSION)
+    return inverse_theta
+
+
+def _spread(
+    units: Units, counts: Doubles, squares: Doubles, *, inverse_theta: Doubles, rate: Doubles, sizes: Doubles
+) -> tuple[Doubles, Doubles]:
+    """Return the variance of weighted counts over that of Poisson counts in each group, and its degrees of freedom.
+
+    Squared residuals have few degrees of freedom where counts are rare or skewed: of a negative binomial count with
+    variance v, (x - mean)^2 / v has the variance 2 + 6 / theta + 1 / v. The groups are shrunk towards all together, and
+    these towards 1.
+    """
+    n, n_groups = units.n_cells, len(units.sizes)
+    some = (n > 1)[:, None]
+    observed = _per_group(np.where(some, squares * (n / np.maximum(n - 1, 1))[:, None], 0.0), units.group, n_groups)
+    poisson = _per_group(np.where(some, counts, 0.0), units.group, n_groups)
+    freedom = _per_group(np.maximum(n - 1, 0)[:, None], units.group, n_groups)
+    mean_size = np.bincount(units.group[units.unit], sizes[units.cells], n_groups) / np.bincount(
+        units.group[units.unit], minlength=n_groups
+    )
+    mean = rate * mean_size[:, None]
+    variance = mean * (1 + mean * inverse_theta)
+    df = 2 * freedom / (2 + 6 * inverse_theta + 1 / np.maximum(variance, 1e-9))
+    pooled_df = df.sum(0)
+    pooled = (_PRIOR_DF + pooled_df * _ratio_or_one(observed.sum(0), poisson.sum(0))) / (_PRIOR_DF + pooled_df)
+    spread = (_PRIOR_DF * pooled + df * _ratio_or_one(observed, poisson)) / (_PRIOR_DF + df)
+    return np.maximum(spread, _LEAST_SPREAD), _PRIOR_DF + df
+
+
+def _ratio_or_one(above: Doubles, below: Doubles) -> Doubles:
+    return np.divide(above, below, out=np.ones(np.shape(above)), where=below > 0)
+
+
+def _ratio(network: Network, data: CellData, units: Units, batches: list[int], seed: int) -> Doubles:
+    """Return the mean share under the batches asked for over that under the own batch; (units, genes).
+
+    Of some cells of each group and batch: both means are over the same draws, so that few cells do.
+    """
+    weights = np.bincount(data.batch[units.cells], minlength=data.schema.n_batches)[batches].astype(np.float64)
+    weights = weights / weights.sum() if weights.any() else np.full(len(batches), 1 / len(batches))
+    pairs, of_unit = np.unique(np.stack([units.group, units.batch], axis=1), axis=0, return_inverse=True)
+    cell_pair = of_unit.ravel()[units.unit]
+    per_pair = int(np.clip(_DECODED // (len(pairs) * (len(batches) + 1)), 8, _UNDER_EACH))
+    rng = np.random.default_rng([seed, 3])
+    found = np.ones((len(pairs), data.n_genes))
+    size = cells_at_once(network, data.n_genes)
+    for pair in range(len(pairs)):
+        members = units.cells[cell_pair == pair]
+        members = np.sort(rng.permutation(members)[:per_pair])
+        own, under = np.zeros((2, data.n_genes))
+        for start in range(0, len(members), size):
+            block = _block(network, data, members[start : start + size], seed, -1 - pair)
+            z, log_library = _draw(network, block, False)
+            own += _cpu(network.decode(z, log_library, block.batch).log_share).exp_().double().sum(0).numpy()
+            for code, weight in zip(batches, weights, strict=True):
+                shares = _cpu(network.decode(z, log_library, block.batch.with_batch(code)).log_share).exp_()
+                under += weight * shares.double().sum(0).numpy()
+        found[pair] = under / np.maximum(own, _NONE)
+    return found[of_unit.ravel()]
+
+
+def _blocks(units: Units, size: int) -> Iterator[slice]:
+    for start in range(0, len(units.cells), size):
+        yield slice(start, min(start + size, len(units.cells)))
+
+
+def _block(network: Network, data: CellData, cells: Codes, seed: int, number: int) -> Block:
+    batch = minibatch_for(network, data, cells)
+    return Block(0, batch, network.encode(batch), block_generator(network, seed, number % (1 << 32)))
+
+
+def _draw(network: Network, block: Block, importance_weighting: bool) -> tuple[Tensor, Tensor]:
+    """Return one draw of each cell's latent state and library size."""
+    if importance_weighting:
+        return resampled_draws(network, block, n_draws=1, n_proposals=N_PROPOSALS)
+    return network.sample_latent(block.latent, block.batch, 1, block.generator)
+
+
+def _cpu(values: Tensor) -> Tensor:
+    return values[0].to("cpu", torch.float32)
+
+
+def _rows(table: Doubles, codes: Any) -> Tensor:
+    """Return a row of a table for each code, in float32."""
+    first, last = int(codes.min()), int(codes.max()) + 1
+    return torch.from_numpy(table[first:last]).float()[torch.from_numpy(codes - first)]
+
+
+def _summed(which: Tensor, values: Tensor) -> Doubles:
+    """Return the sums over the cells of each unit of a block; (units, genes)."""
+    found: Doubles = (which @ values).double().numpy()
+    return found
+
+
+def _per_group(values: Doubles, group: Codes, n_groups: int) -> Doubles:
+    """Return the sums over the units of each group; (groups, ...)."""
+    total = np.zeros((n_groups, *values.shape[1:]))
+    np.add.at(total, group, values)
+    return total
