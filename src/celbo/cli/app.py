@@ -23,7 +23,7 @@ _COMMANDS = (
     ("check", "check:check", "Tell what is in a file, whether it is counts, what is wrong, and which keys to use."),
     ("train", "run:train", "Train a model and save it."),
     ("latent", "ask:latent", "Write the latent state of each cell."),
-    ("de", "ask:de", "Write the genes that groups of cells express differently."),
+    ("de", "de:de", "Write the genes that groups of cells express differently."),
     ("denoise", "ask:denoise", "Write the expected expression of each gene in each cell."),
     ("embed", "embed:embed", "Reduce cells to a few coordinates by a classical method: PCA, t-SNE, UMAP, ..."),
     ("compare", "compare:compare", "Compare methods on your data: one table and one page that say which to use."),

@@ -1,4 +1,4 @@
-"""celbo latent, de and denoise: what one asks of a saved model."""
+"""celbo latent and denoise: what one asks of a saved model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged
-from celbo.pipeline.ask import Asked, compare_groups, latent_table, write_denoised
+from celbo.pipeline.ask import Asked, latent_table, write_denoised
 from celbo.pipeline.config import read_genes
 from celbo.pipeline.denoise import DENOISERS, denoise_files
 from celbo.results import write_frame
 
-__all__ = ["de", "denoise", "latent"]
+__all__ = ["denoise", "latent"]
 
 Log = Annotated[LogOptions, Parameter(name="*")]
 
@@ -34,48 +34,6 @@ def latent(model: Path, *data: str, out: Path = Path("latent.csv"), log: Log = D
     """
     with logged(log):
         write_frame(latent_table(Asked.open(model, data)), out)
-    print(out)
-    return 0
-
-
-def de(
-    model: Path,
-    *data: str,
-    groupby: str,
-    group1: str | None = None,
-    group2: str | None = None,
-    n_samples: int = 5000,
-    seed: int = 0,
-    out: Path = Path("de.csv"),
-    log: Log = DEFAULT_LOG,
-) -> int:
-    """Write the genes that groups of cells express differently, by the model's posterior: P(rho_1 > rho_2).
-
-    Parameters
-    ----------
-    model
-        Folder of a model or of a run.
-    data
-        Files of counts; by default the cells of the run.
-    groupby
-        Column of obs with the groups.
-    group1
-        The group of interest; by default each group in turn, against all others.
-    group2
-        The group to compare it with; by default all others.
-    n_samples
-        Draws from each group.
-    seed
-        Seed of the draws.
-    out
-        Table to write: .csv, .tsv or .parquet.
-    log
-        See `LogOptions`.
-    """
-    with logged(log):
-        asked = Asked.open(model, data)
-        found = compare_groups(asked, groupby, group1=group1, group2=group2, n_samples=n_samples, seed=seed)
-        write_frame(found, out)
     print(out)
     return 0
 

@@ -1,4 +1,4 @@
-"""What one asks of a saved model from the command line: latent states, comparisons of groups, expected expression."""
+"""What one asks of a saved model from the command line: latent states, expected expression."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ import pandas as pd
 
 from celbo import results
 from celbo.data.read import read
-from celbo.errors import OptionError, listed
+from celbo.errors import OptionError
 from celbo.models.base import CountModel, DenoisingModel, Model
 from celbo.models.options import batch_codes, gene_positions
 from celbo.models.store import load
-from celbo.pipeline.steps import BUILT_IN, column_of, markers_of
-from celbo.posterior.differential import probability_of_higher_expression
+from celbo.pipeline.steps import BUILT_IN
 from celbo.posterior.expression import normalized_expression, write_expression
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Asked", "compare_groups", "latent_table", "write_denoised"]
+__all__ = ["Asked", "latent_table", "write_denoised"]
 
 
 @dataclass(frozen=True)
@@ -76,62 +75,6 @@ def latent_table(asked: Asked) -> pd.DataFrame:
     latent = asked.model.get_latent_representation()
     names = [f"latent_{i + 1}" for i in range(latent.shape[1])]
     return pd.DataFrame(latent, index=pd.Index(asked.adata.obs_names.astype(str), name="cell"), columns=names)
-
-
-def compare_groups(
-    asked: Asked,
-    groupby: str,
-    *,
-    group1: str | None = None,
-    group2: str | None = None,
-    n_samples: int = 5000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Compare groups of cells gene by gene: P(rho_1 > rho_2), see `celbo.posterior.differential`.
-
-    Parameters
-    ----------
-    asked
-        The model with the cells.
-    groupby
-        Column of `obs` with the groups.
-    group1, group2
-        The two groups to compare; without group2, group1 against all other cells; without both, each group against
-        all others.
-    n_samples
-        Draws from each group.
-    seed
-        Seed of the draws.
-
-    Raises
-    ------
-    SchemaError
-        If there is no such column.
-    OptionError
-        If there is no such group.
-    """
-    column = column_of(asked.adata, groupby)
-    if group1 is None:
-        if group2 is not None:
-            raise OptionError("needs --group1 beside it", where="--group2", value=repr(group2))
-        return markers_of(asked.count_model, column, n_samples=n_samples, seed=seed)
-    names = column.astype(object).where(column.notna(), None).map(lambda name: None if name is None else str(name))
-    one = _members(names, groupby, group1)
-    other = np.setdiff1d(np.flatnonzero(names.notna()), one) if group2 is None else _members(names, groupby, group2)
-    data = asked.model.data
-    assert data is not None  # it was loaded with cells
-    return probability_of_higher_expression(
-        asked.count_model.network, data, one, other, names=(group1, group2 or "rest"), n_samples=n_samples, seed=seed
-    )
-
-
-def _members(names: pd.Series[Any], groupby: str, group: str) -> Any:
-    """Return the positions of the cells of a group."""
-    found = np.flatnonzero((names == group).to_numpy())
-    if not len(found):
-        known = listed(sorted(set(names.dropna())))
-        raise OptionError("is not a group", where=repr(group), fix=f"Column {groupby!r} has {known}.")
-    return found
 
 
 def write_denoised(

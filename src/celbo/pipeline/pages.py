@@ -16,13 +16,13 @@ from celbo.evaluate import ari, compare_latents, nmi, predictive_check
 from celbo.files import atomic_json
 from celbo.models.base import CountModel, Model
 from celbo.pipeline.config import RunConfig, flat, to_toml
-from celbo.pipeline.steps import Job, column_of, counts_of, latent_slot
+from celbo.pipeline.steps import DOUBLE_DIPPING, Job, column_of, counts_of, latent_slot
 from celbo.report.build import Categories, DotPlot, ReportData, top_markers
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Found", "report_data", "tables_of", "write_multiqc"]
+__all__ = ["NAMES", "Found", "report_data", "tables_of", "write_multiqc"]
 
 _NO_LABEL = {"", "nan", "none", "unassigned", "unknown", "unlabeled", "unlabelled"}
 _PREDICTIVE_CELLS = 5000
@@ -166,10 +166,11 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
     fitted = model.fitted
     assert fitted is not None  # a run ends with a trained model
     genes = [str(name) for name in adata.var_names]
-    used = f"Among the {found.n_used:,} genes the model was trained on, of {found.adata.n_vars:,} in the file."
+    used = f" Compared are the {found.n_used:,} genes the model was trained on, of {found.adata.n_vars:,} in the file."
+    note = "" if found.markers.empty else DOUBLE_DIPPING + used * (found.n_used < adata.n_vars)
     return ReportData(
         title=_title(config),
-        model=_NAMES.get(config.model, config.model),
+        model=NAMES.get(config.model, config.model),
         source=", ".join(config.data),
         n_cells=adata.n_obs,
         n_genes=adata.n_vars,
@@ -187,14 +188,14 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
         held_out_elbo=found.held_out_elbo,
         embeddings={
             "Before (PCA)": adata.obsm["X_umap_before"],
-            f"After ({_NAMES.get(config.model, config.model)})": adata.obsm["X_umap"],
+            f"After ({NAMES.get(config.model, config.model)})": adata.obsm["X_umap"],
         },
         metrics=found.metrics,
         ari=found.ari,
         nmi=found.nmi,
         predictive=_predictive(model, config.seed) if isinstance(model, CountModel) else None,
         markers=found.markers,
-        markers_note=used if found.n_used < adata.n_vars else "",
+        markers_note=note,
         dots=DotPlot.from_counts(counts, genes, found.clusters, top_markers(found.markers)),
         command=command,
         seed=config.seed,
@@ -204,7 +205,7 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
     )
 
 
-_NAMES = {
+NAMES = {
     "autoencoder": "Autoencoder",
     "autoimpute": "AutoImpute",
     "dca": "DCA",
@@ -215,6 +216,7 @@ _NAMES = {
     "vae": "VAE",
     "vasc": "VASC",
 }
+"""Names of the models, as shown."""
 _BUILT_IN_TITLES = {
     "demo:pbmc": "700 blood cells (celbo demo)",
     "demo:simulated": "Simulated cells in three batches (celbo demo)",

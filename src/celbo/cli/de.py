@@ -1,0 +1,63 @@
+"""celbo de: which genes groups of cells express differently."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from celbo.cli.options import DEFAULT_LOG, LogOptions, logged, table
+from celbo.pipeline.ask import Asked
+from celbo.pipeline.de import DifferentialConfig, compare_groups, differential_page
+from celbo.report.differential import write_differential_page
+from celbo.results import write_frame
+
+__all__ = ["de"]
+
+Flat = Parameter(name="*")
+_DEFAULT = DifferentialConfig()
+
+
+def de(
+    model: Path,
+    *data: str,
+    options: Annotated[DifferentialConfig, Flat] = _DEFAULT,
+    out: Path = Path("de.csv"),
+    report: Path | None = None,
+    log: Annotated[LogOptions, Flat] = DEFAULT_LOG,
+) -> int:
+    """Write the genes that groups of cells express differently, by the model's posterior.
+
+    Fold changes with credible intervals, the probability of a difference, and calls at an expected false discovery
+    rate. With --groupby alone, each group against all others.
+
+    Parameters
+    ----------
+    model
+        Folder of a model or of a run.
+    data
+        Files of counts; by default the cells of the run.
+    options
+        See `DifferentialConfig`.
+    out
+        Table to write: .csv, .tsv or .parquet.
+    report
+        Page to write: .html, with figures and a table that can be sorted and searched.
+    log
+        See `LogOptions`.
+    """
+    options.require_groups()
+    with logged(log):
+        asked = Asked.open(model, data)
+        found = compare_groups(asked, options)
+        write_frame(found.table, out)
+        if report is not None:
+            source, command = ", ".join(data) or str(model), shlex.join(["celbo", *sys.argv[1:]])
+            page = differential_page(asked, options, found, source=source, command=command)
+            write_differential_page(page, report)
+    written = [("table", str(out)), ("report", str(report or ""))]
+    print(table([("called", found.in_short), *((name, path) for name, path in written if path)]))
+    return 0
