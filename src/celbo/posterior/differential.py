@@ -33,7 +33,7 @@ from celbo.posterior.contrast import Contrast, contrast
 from celbo.posterior.density import densest_cells
 from celbo.posterior.pairs import Pairs, compare_pairs, default_pseudocount
 from celbo.posterior.population import raw_statistics
-from celbo.posterior.shrinkage import FoldChanges, TestMode, expected_fdr, fit_prior, fold_changes
+from celbo.posterior.shrinkage import FoldChanges, OnGrid, TestMode, expected_fdr
 from celbo.posterior.stream import Network, check_batches, check_positive
 from celbo.posterior.tallies import Units, tally
 from celbo.training.device import check_seed
@@ -216,14 +216,13 @@ def _warn_without_overlap(comparisons: Sequence[Comparison], contrasts: Sequence
 
 
 def _posterior(one: Contrast, question: Question) -> _Found:
-    weights = fit_prior(one.evidence)
     pseudocount = 0.0 if question.pseudocount is None else float(question.pseudocount)
+    on_grid = OnGrid.of(one.evidence)
+    posterior = on_grid.posterior(on_grid.fit_prior())
 
     def asked(delta: float) -> FoldChanges:
-        return fold_changes(
-            one.evidence, weights,
-            delta=delta, pseudocount=pseudocount, level=question.credible_level, test_mode=question.test_mode,
-        )  # fmt: skip
+        level, test_mode = question.credible_level, question.test_mode
+        return posterior.fold_changes(delta=delta, pseudocount=pseudocount, level=level, test_mode=test_mode)
 
     delta = default_delta(asked(_SMALLEST_DELTA).mean) if question.delta is None else float(question.delta)
     return _Found(asked(delta), one.scale1, one.scale2, delta, pseudocount)

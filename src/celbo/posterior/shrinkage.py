@@ -15,7 +15,6 @@ posterior of a gene is the product of the two on a grid of its own, dense where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-__all__ = ["Evidence", "FoldChanges", "expected_fdr", "fit_prior", "fold_changes", "log_likelihood"]
+from celbo.kernels.cpu_mixture import mixture_marginals, mixture_posterior, mixture_weights
+
+__all__ = ["Evidence", "FoldChanges", "OnGrid", "Posterior", "TestMode", "expected_fdr", "log_likelihood", "moderated"]
 
 Doubles = npt.NDArray[np.float64]
 TestMode = Literal["three", "two"]
@@ -144,113 +145,87 @@ def _mean(values: Doubles, where: npt.NDArray[np.bool_]) -> Doubles:
     return mean
 
 
-def _masses(boundaries: Doubles) -> Iterator[Doubles]:
-    """Yield the prior mass of each cell under each component; the first and last cell reach to infinity."""
-    for sd in PRIOR_SD:
-        below = special.ndtr(boundaries[:, 1:-1] / sd)
-        above = special.ndtr(-boundaries[:, 1:-1] / sd)
-        inner = np.where(boundaries[:, 1:-2] > 0, above[:, :-1] - above[:, 1:], below[:, 1:] - below[:, :-1])
-        yield np.concatenate([below[:, :1], inner, above[:, -1:]], axis=1)
+@dataclass(frozen=True)
+class OnGrid:
+    """The likelihood of each gene's L in the cells of its grid."""
+
+    evidence: Evidence
+    boundaries: Doubles
+    """Of the cells, ascending; (genes, cells + 1). The first and the last cell reach to infinity."""
+    likelihood: Doubles
+    """At the middle of each cell, at most 1; (genes, cells)."""
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> OnGrid:
+        """Evaluate the likelihood of each gene."""
+        parts = []
+        for which in _slices(evidence.n_genes):
+            part = evidence.genes(which)
+            boundaries = _grid(part)
+            parts.append((boundaries, np.exp(log_likelihood(part, 0.5 * (boundaries[:, 1:] + boundaries[:, :-1])))))
+        return cls(evidence, *(np.concatenate([part[i] for part in parts]) for i in (0, 1)))
+
+    def fit_prior(self, *, n_iterations: int = 1000, tolerance: float = 1e-6) -> Doubles:
+        """Return the weights of the components of the prior that explain all genes together best; (components,).
+
+        Expectation maximisation of the penalised likelihood of Stephens (2017): a penalty of 10 on the first component.
+        Genes without counts say nothing and do not enter.
+        """
+        e = self.evidence
+        seen = ((e.counts1 + e.counts2) * e.shared).sum(0) > 0
+        marginals = mixture_marginals(self.likelihood[seen], self.boundaries[seen], PRIOR_SD)
+        marginals /= np.maximum(marginals.max(1, keepdims=True), _TINY)
+        penalty = np.ones(len(PRIOR_SD))
+        penalty[0] = _NULL_PENALTY
+        return mixture_weights(marginals, penalty, n_iterations, tolerance)
+
+    def posterior(self, weights: Doubles) -> Posterior:
+        """Return the posterior of each gene under a prior with these weights."""
+        mass = mixture_posterior(self.likelihood, self.boundaries, PRIOR_SD, weights)
+        return Posterior(self.evidence, self.boundaries, mass)
 
 
-def _at_cells(evidence: Evidence) -> tuple[Doubles, Doubles]:
-    """Return the boundaries of the grid and the likelihood in its cells, at most 1."""
-    boundaries = _grid(evidence)
-    return boundaries, np.exp(log_likelihood(evidence, 0.5 * (boundaries[:, 1:] + boundaries[:, :-1])))
+@dataclass(frozen=True)
+class Posterior:
+    """The posterior of each gene's L."""
 
+    evidence: Evidence
+    boundaries: Doubles
+    """Of cells, ascending; (genes, cells + 1)."""
+    mass: Doubles
+    """In the cells; (genes, cells)."""
 
-def fit_prior(evidence: Evidence, *, n_iterations: int = 1000, tolerance: float = 1e-6) -> Doubles:
-    """Return the weights of the components of the prior that explain all genes together best; (components,), sum 1.
+    def fold_changes(
+        self, *, delta: float, pseudocount: float = 0.0, level: float = 0.95, test_mode: TestMode = "three"
+    ) -> FoldChanges:
+        """Return what it says of the log2 fold change.
 
-    Expectation maximisation of the penalised likelihood of Stephens (2017): a penalty of 10 on the first component.
-    Genes without counts say nothing and do not enter.
-    """
-    parts = []
-    for which in _slices(evidence.n_genes):
-        part = evidence.genes(which)
-        boundaries, likelihood = _at_cells(part)
-        seen = ((part.counts1 + part.counts2) * part.shared).sum(0) > 0
-        parts.append(np.stack([(likelihood * mass).sum(1) for mass in _masses(boundaries)], axis=1)[seen])
-    marginal = np.concatenate(parts)
-    marginal /= np.maximum(marginal.max(1, keepdims=True), _TINY)
-    added = np.ones(len(PRIOR_SD))
-    added[0] = _NULL_PENALTY
-    weights: Doubles = added / added.sum()
-    for _ in range(n_iterations):
-        share = marginal * weights
-        new = (share / np.maximum(share.sum(1, keepdims=True), _TINY)).sum(0) + added - 1
-        new /= new.sum()
-        moved = np.abs(new - weights).max()
-        weights = new
-        if moved < tolerance:
-            break
-    return weights
-
-
-def fold_changes(
-    evidence: Evidence,
-    weights: Doubles,
-    *,
-    delta: float,
-    pseudocount: float,
-    level: float = 0.95,
-    test_mode: TestMode = "three",
-) -> FoldChanges:
-    """Return the posterior of each gene's log2 fold change.
-
-    Parameters
-    ----------
-    evidence
-        The counts.
-    weights
-        `fit_prior(evidence)`.
-    delta
-        Smallest fold change of interest (log2).
-    pseudocount
-        Added to both shares.
-    level
-        Mass of the credible interval, equal tails.
-    test_mode
-        "three": p is the larger of P(LFC >= delta) and P(LFC <= -delta), so that a call is of a direction; "two": their
-        sum.
-    """
-    parts = [
-        _summary(
-            evidence.genes(which),
-            weights,
-            delta=delta,
-            pseudocount=pseudocount,
-            level=level,
-            test_mode=test_mode,
-        )
-        for which in _slices(evidence.n_genes)
-    ]
-    return FoldChanges(*(np.concatenate([part[i] for part in parts]) for i in range(7)))
-
-
-def _summary(
-    evidence: Evidence, weights: Doubles, *, delta: float, pseudocount: float, level: float, test_mode: TestMode
-) -> tuple[Doubles, ...]:
-    boundaries, likelihood = _at_cells(evidence)
-    prior = np.zeros(likelihood.shape)
-    for weight, mass in zip(weights, _masses(boundaries), strict=True):
-        prior += weight * mass
-    posterior = likelihood * prior
-    posterior /= np.maximum(posterior.sum(1, keepdims=True), _TINY)
-    ends = _with_pseudocount(evidence, boundaries, pseudocount)
-    middle = 0.5 * (ends[:, 1:] + ends[:, :-1])
-    mean = (posterior * middle).sum(1)
-    spread = (posterior * ((middle - mean[:, None]) ** 2 + (ends[:, 1:] - ends[:, :-1]) ** 2 / 12)).sum(1)
-    below_up, below_down = (_mass_below(posterior, ends, at) for at in (delta, -delta))
-    above_up, above_down = (_mass_below(posterior[:, ::-1], -ends[:, ::-1], at) for at in (-delta, delta))
-    if test_mode == "three":
-        p, not_p = np.maximum(above_up, below_down), np.minimum(below_up, above_down)
-    else:
-        inside = posterior * np.clip(_share_below(ends, delta) - _share_below(ends, -delta), 0.0, 1.0)
-        p, not_p = above_up + below_down, inside.sum(1)
-    tail = 0.5 * (1 - level)
-    quantiles = [_quantile(posterior, ends, q) for q in (0.5, tail, 1 - tail)]
-    return (mean, quantiles[0], np.sqrt(spread), quantiles[1], quantiles[2], p, np.maximum(not_p, _TINY))
+        Parameters
+        ----------
+        delta
+            Smallest fold change of interest (log2).
+        pseudocount
+            Added to both shares.
+        level
+            Mass of the credible interval, equal tails.
+        test_mode
+            "three": p is the larger of P(LFC >= delta) and P(LFC <= -delta), so that a call is of a direction; "two":
+            their sum.
+        """
+        mass, ends = self.mass, _with_pseudocount(self.evidence, self.boundaries, pseudocount)
+        middle, width = 0.5 * (ends[:, 1:] + ends[:, :-1]), ends[:, 1:] - ends[:, :-1]
+        mean = (mass * middle).sum(1)
+        variance = (mass * ((middle - mean[:, None]) ** 2 + width**2 / 12)).sum(1)
+        below, above = _share_below(ends, delta), 1 - _share_below(ends, -delta)
+        not_up, not_down = (mass * below).sum(1), (mass * above).sum(1)  # each tail summed by itself, not as 1 - rest
+        up, down = (mass * (1 - below)).sum(1), (mass * (1 - above)).sum(1)
+        if test_mode == "three":
+            p, not_p = np.maximum(up, down), np.minimum(not_up, not_down)
+        else:
+            p, not_p = up + down, (mass * np.clip(below + above - 1, 0.0, 1.0)).sum(1)
+        tail = 0.5 * (1 - level)
+        lower, median, upper = (_quantile(mass, ends, q) for q in (tail, 0.5, 1 - tail))
+        return FoldChanges(mean, median, np.sqrt(variance), lower, upper, p, np.maximum(not_p, _TINY))
 
 
 def _with_pseudocount(evidence: Evidence, log_ratio: Doubles, pseudocount: float) -> Doubles:
@@ -273,11 +248,6 @@ def _share_below(ends: Doubles, at: float) -> Doubles:
     inside = np.divide(at - ends[:, :-1], width, out=np.zeros(width.shape), where=width > 0)
     share: Doubles = np.where(width > 0, np.clip(inside, 0.0, 1.0), ends[:, :-1] < at)
     return share
-
-
-def _mass_below(posterior: Doubles, ends: Doubles, at: float) -> Doubles:
-    mass: Doubles = (posterior * _share_below(ends, at)).sum(1)
-    return mass
 
 
 def _quantile(posterior: Doubles, ends: Doubles, q: float) -> Doubles:

@@ -1,0 +1,134 @@
+"""Mixtures of normals around 0 as the common prior of many likelihoods, each known on a grid of its own, on the CPU.
+
+A likelihood is constant within the cells of its grid, and a component's prior mass in a cell is a difference of normal
+distribution functions: exact however coarse the grid is. Serial, without the GIL.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["mixture_marginals", "mixture_posterior", "mixture_weights"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+Doubles = npt.NDArray[np.float64]
+
+_ROOT_HALF = math.sqrt(0.5)
+_FAR = 38.0
+"""Standard deviations beyond which the tail of a normal is 0 in float64."""
+_TINY = 1e-300
+
+
+def _compiled(function: F) -> F:
+    return cast(F, numba.njit(nogil=True, cache=True)(function))
+
+
+@_compiled
+def _tail(x: float, sd: float) -> float:
+    """Return P(|N(0, sd)| > |x|) / 2."""
+    scaled = abs(x) / sd
+    return 0.0 if scaled > _FAR else 0.5 * math.erfc(scaled * _ROOT_HALF)
+
+
+@_compiled
+def _fill_masses(boundaries: Doubles, sd: float, out: Doubles) -> None:
+    """Write the mass of each cell; the first and the last cell reach to infinity."""
+    n = out.shape[0]
+    left, left_tail = -1.0, 0.0  # the left boundary of the first cell is minus infinity
+    for j in range(n):
+        if j == n - 1:
+            right, right_tail = 1.0, 0.0
+        else:
+            right = boundaries[j + 1]
+            right_tail = _tail(right, sd)
+        if left >= 0:
+            out[j] = left_tail - right_tail
+        elif right <= 0:
+            out[j] = right_tail - left_tail
+        else:
+            out[j] = 1.0 - left_tail - right_tail
+        left, left_tail = right, right_tail
+
+
+@_compiled
+def mixture_marginals(likelihood: Doubles, boundaries: Doubles, sds: Doubles) -> Doubles:
+    """Return the integral of each likelihood under each component; (likelihoods, components).
+
+    Parameters
+    ----------
+    likelihood
+        In the cells; (likelihoods, cells).
+    boundaries
+        Of the cells, ascending; (likelihoods, cells + 1).
+    sds
+        Standard deviations of the components; (components,).
+    """
+    n, n_cells = likelihood.shape
+    found = np.empty((n, sds.shape[0]))
+    mass = np.empty(n_cells)
+    for i in range(n):
+        for k in range(sds.shape[0]):
+            _fill_masses(boundaries[i], sds[k], mass)
+            total = 0.0
+            for j in range(n_cells):
+                total += likelihood[i, j] * mass[j]
+            found[i, k] = total
+    return found
+
+
+@_compiled
+def mixture_weights(marginals: Doubles, penalty: Doubles, n_iterations: int, tolerance: float) -> Doubles:
+    """Return the weights of the components that make all likelihoods together largest, by expectation maximisation.
+
+    Parameters
+    ----------
+    marginals
+        `mixture_marginals(...)`, each row up to a factor.
+    penalty
+        Exponents of the Dirichlet prior of the weights, at least 1; (components,).
+    n_iterations, tolerance
+        When to stop: after so many rounds, or once no weight moves by more.
+    """
+    n, n_components = marginals.shape
+    weights = penalty / penalty.sum()
+    new = np.empty(n_components)
+    for _ in range(n_iterations):
+        new[:] = penalty - 1.0
+        for i in range(n):
+            total = _TINY
+            for k in range(n_components):
+                total += weights[k] * marginals[i, k]
+            for k in range(n_components):
+                new[k] += weights[k] * marginals[i, k] / total
+        new /= new.sum()
+        moved = np.abs(new - weights).max()
+        weights[:] = new
+        if moved < tolerance:
+            break
+    return weights
+
+
+@_compiled
+def mixture_posterior(likelihood: Doubles, boundaries: Doubles, sds: Doubles, weights: Doubles) -> Doubles:
+    """Return the posterior mass of each cell; (likelihoods, cells). Parameters as in `mixture_marginals`."""
+    n, n_cells = likelihood.shape
+    posterior = np.empty((n, n_cells))
+    mass, prior = np.empty(n_cells), np.empty(n_cells)
+    for i in range(n):
+        prior[:] = 0.0
+        for k in range(sds.shape[0]):
+            if weights[k] > 0:
+                _fill_masses(boundaries[i], sds[k], mass)
+                prior += weights[k] * mass
+        total = _TINY
+        for j in range(n_cells):
+            posterior[i, j] = likelihood[i, j] * prior[j]
+            total += posterior[i, j]
+        posterior[i] /= total
+    return posterior
