@@ -95,7 +95,7 @@ def test_cells_of_another_anndata_are_asked_by_their_own_columns(adata, model) -
     assert r.equals(model.get_feature_correlation_matrix(indices=np.arange(100, 400), gene_list=MARKERS))
     check = model.posterior_predictive_check(other, n_samples=19)
     assert check["mean_observed"].to_numpy() == pytest.approx(other.X.toarray().mean(0), rel=1e-5)
-    found = model.get_credible_intervals(None, other, gene_list=MARKERS, n_samples=39)
+    found = model.get_credible_intervals(adata=other, gene_list=MARKERS, n_samples=39)
     assert list(found.mean.index) == list(other.obs_names)
 
 

@@ -118,8 +118,8 @@ class PosteriorQuestions:
     def get_credible_intervals(
         self,
         function: Callable[[pd.DataFrame], Any] | None = None,
-        adata: AnnData | None = None,
         *,
+        adata: AnnData | None = None,
         indices: Indices = None,
         gene_list: Sequence[str] | None = None,
         transform_batch: str | Sequence[str] | None = None,

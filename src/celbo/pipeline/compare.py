@@ -19,6 +19,7 @@ from celbo import results
 from celbo.data.check import check
 from celbo.data.components import log_normalised, principal_components
 from celbo.data.genes import select_genes
+from celbo.data.obs import column_of
 from celbo.data.schema import DataKeys
 from celbo.errors import InputError, OptionError, listed
 from celbo.evaluate.baselines import gene_mean, knn_smoothing, no_denoising
@@ -29,7 +30,7 @@ from celbo.pipeline.assess import Part, Task, assess
 from celbo.pipeline.config import TrainRunConfig
 from celbo.pipeline.methods import METHODS, SAMPLES, Cells, chosen
 from celbo.pipeline.pages import known_labels
-from celbo.pipeline.steps import column_of, counts_of, opened
+from celbo.pipeline.steps import counts_of, opened
 from celbo.report.data import Categories
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ import pandas as pd
 from scipy import sparse
 
 from celbo import results
+from celbo.data.obs import column_of
 from celbo.evaluate import ari, compare_latents, nmi, predictive_check
 from celbo.files import atomic_json
 from celbo.models.base import CountModel, Model
 from celbo.pipeline.config import RunConfig, flat, to_toml
-from celbo.pipeline.steps import DOUBLE_DIPPING, Job, column_of, counts_of, latent_slot
+from celbo.pipeline.steps import DOUBLE_DIPPING, Job, counts_of, latent_slot
 from celbo.report.build import Categories, DotPlot, ReportData, top_markers
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from celbo.data.datasets import pbmc, simulate
 from celbo.data.genes import filter_cells, select_genes
 from celbo.data.read import read
 from celbo.data.schema import DataKeys
-from celbo.errors import CelboWarning, OptionError, SchemaError, nearest
+from celbo.errors import CelboWarning, OptionError
 from celbo.models.base import CountModel, Model
 from celbo.models.options import requires_counts
 from celbo.models.store import load
@@ -37,7 +37,6 @@ __all__ = [
     "BUILT_IN",
     "DOUBLE_DIPPING",
     "Job",
-    "column_of",
     "counts_of",
     "embed",
     "latent_slot",
@@ -303,20 +302,6 @@ def counts_of(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
 
 
 # ------------------------------------------------------------------------------------------------------------ markers
-
-
-def column_of(adata: AnnData, name: str) -> pd.Series[Any]:
-    """Return a column of `obs`.
-
-    Raises
-    ------
-    SchemaError
-        If there is none of that name; the message names the nearest one.
-    """
-    if name not in adata.obs:
-        raise SchemaError("is not a column of obs", where=repr(name), fix=nearest(name, map(str, adata.obs.columns)))
-    column: pd.Series[Any] = adata.obs[name]
-    return column
 
 
 def no_markers() -> pd.DataFrame:
