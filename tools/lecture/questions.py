@@ -8,67 +8,66 @@ import numpy as np
 import pandas as pd
 
 import celbo
-from celbo.data.cells import open_anndata
-from celbo.data.schema import DataKeys
 from celbo.pipeline.denoise import denoise, denoising_scores
 from celbo.plots.style import ACCENT, INK, MUTED, SECOND, set_names, tidy
-from celbo.posterior.differential import default_pseudocount, probability_of_higher_expression
-from celbo.posterior.population import draw_scales, plan_draws
 from lecture.frame import CACHE, Found, Numbers, Stop, cells, frame, pbmc, save, titled, types
 
 # ---------------------------------------------------------------------------------------------- differential expression
 
 _GROUPS = ("CD56+ NK", "CD19+ B")
-_DRAWS = 5000
+_SHOWN = ["lfc_lower", "lfc_median", "lfc_upper"]
 
 
 def _differential() -> dict[str, Any]:
     model = celbo.SCVI(pbmc()).train(progress=False)
-    data = open_anndata(pbmc(), DataKeys())
-    of = pbmc().obs["cell_type"].to_numpy()
-    sides = [np.flatnonzero(of == name) for name in _GROUPS]
-    table = probability_of_higher_expression(model.network, data, *sides, names=_GROUPS, n_samples=_DRAWS)
-    draws = plan_draws(data, sides, n_samples=_DRAWS, batches=[0], seed=0)
-    scales = draw_scales(model.network, data, draws, genes=slice(None), seed=0).astype(np.float64)
-    few = default_pseudocount(data, np.concatenate(sides))
-    change = np.log2(scales[0] + few) - np.log2(scales[1] + few)
-    quantiles = pd.DataFrame(np.quantile(change, [0.05, 0.5, 0.95], axis=0).T, index=list(pbmc().var_names))
-    genes = list(table.index)
+    asked = {"groupby": "cell_type", "group1": _GROUPS[0], "group2": _GROUPS[1]}
+    changed = model.differential_expression(**asked)
+    vanilla = model.differential_expression(**asked, mode="vanilla").loc[changed.index]
+    cells_of_one = np.random.default_rng(0).permutation(np.flatnonzero(pbmc().obs["cell_type"] == _GROUPS[0]))
+    half = len(cells_of_one) // 2
+    alike = {"idx1": cells_of_one[:half], "idx2": cells_of_one[half:]}
     return {
-        "genes": genes,
-        "p": table["proba_higher"],
-        "detection": np.maximum(table["detection1"], table["detection2"]),
-        "interval": quantiles.loc[genes],
+        "genes": list(changed.index),
+        "p": vanilla["proba_higher"],
+        "pairs": vanilla["lfc_median"],
+        "strong": vanilla["is_de"],
+        "called": changed["is_de"],
+        "detection": changed[["detection1", "detection2"]].max(axis=1),
+        "interval": changed[_SHOWN],
+        "false": model.differential_expression(**alike)["is_de"].sum(),
+        "false_strong": model.differential_expression(**alike, mode="vanilla")["is_de"].sum(),
     }
 
 
 def _draw_differential(found: Found) -> Numbers:
-    p, interval, genes = found["p"], found["interval"], found["genes"]
+    p, interval, genes, called = found["p"], found["interval"], found["genes"], found["called"].astype(bool)
     order = np.flatnonzero(found["detection"] > 0.3)
     order = order[np.argsort(-interval[order, 1], kind="stable")]
     near = order[np.argsort(np.abs(interval[order, 1]), kind="stable")[:4]]
     shown = np.concatenate([order[:8], near[np.argsort(-interval[near, 1])], order[-8:]])
-    figure, (left, right) = frame(1050, 460, columns=2, width_ratios=[1.1, 1])
+    figure, (left, right) = frame(1050, 460, columns=2, width_ratios=[1, 1.1])
+    tidy(left, x="median log2 fold change of pairs", y="p: probability of being higher in NK cells", grid="both")
+    left.scatter(found["pairs"], p, s=10, color=ACCENT, alpha=0.5, linewidths=0)
+    left.axhline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    titled(left, f"Pairs of cells, all {len(p)} genes")
     rows = np.arange(len(shown))
-    tidy(left, x="log2 fold change, NK over B cells", grid="x")
-    clear = (interval[shown, 0] > 0) | (interval[shown, 2] < 0)
-    colours = np.where(clear, ACCENT, MUTED)
-    left.hlines(rows, interval[shown, 0], interval[shown, 2], color=colours, linewidth=2)
-    left.scatter(interval[shown, 1], rows, s=22, color=colours, zorder=3)
-    left.axvline(0, color=INK, linewidth=1)
-    set_names(left, "y", [f"{genes[i]}   p = {p[i]:.2f}" for i in shown])
-    left.set_ylim(len(shown) - 0.4, -0.6)
-    titled(left, "Median and 90% credible interval")
-    tidy(right, x="median log2 fold change", y="p: probability of being higher in NK cells", grid="both")
-    right.scatter(interval[:, 1], p, s=10, color=ACCENT, alpha=0.5, linewidths=0)
-    right.axhline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    titled(right, f"All {len(p)} genes")
+    tidy(right, x="log2 fold change of the means, NK over B cells", grid="x")
+    colours = np.where(called[shown], ACCENT, MUTED)
+    right.hlines(rows, interval[shown, 0], interval[shown, 2], color=colours, linewidth=2)
+    right.scatter(interval[shown, 1], rows, s=22, color=colours, zorder=3)
+    right.axvline(0, color=INK, linewidth=1)
+    set_names(right, "y", [genes[i] for i in shown])
+    right.set_ylim(len(shown) - 0.4, -0.6)
+    titled(right, "Means of the groups: median, 95% interval")
     save(figure, "differential")
     return {
         "up": ", ".join(genes[order[:3]]),
         "down": ", ".join(genes[order[-3:][::-1]]),
-        "clear": str(int(((interval[:, 0] > 0) | (interval[:, 2] < 0)).sum())),
+        "called": str(int(called.sum())),
+        "strong": str(int(found["strong"].sum())),
         "of": str(len(p)),
+        "false": str(int(found["false"])),
+        "false_strong": str(int(found["false_strong"])),
     }
 
 

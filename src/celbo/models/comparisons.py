@@ -79,8 +79,7 @@ class Comparisons:
             Instead: positions, a mask or a query of `obs` for either side; without `idx2`, all other cells.
         mode
             "change": the probability of a fold change of at least `delta`. "vanilla": P(rho_1 > rho_2) of random pairs
-            of cells and its Bayes factor, as Lopez et al. (2018) published it; with groups of a few hundred cells it
-            finds hundreds of genes where nothing differs.
+            of cells and its Bayes factor, as Lopez et al. (2018) published it; its rule bounds no error rate.
         calibrated
             False: "change" as published (Boyeau et al. 2019; scvi-tools), the fold change of random pairs of decoded
             cells, without correction.

@@ -30,8 +30,9 @@ Doubles = npt.NDArray[np.float64]
 TestMode = Literal["three", "two"]
 
 _LN2 = float(np.log(2))
-PRIOR_SD = np.array([0.01, *(0.05 * 2 ** (i / 2) for i in range(14))])
-"""Standard deviations of the components of the prior of ln(m1 / m2); the first stands for no difference."""
+PRIOR_SD = np.array([0.01, *(0.05 * 2 ** (i / 2) for i in range(12))])
+"""Standard deviations of the components of the prior of ln(m1 / m2). The first stands for no difference; the last bounds
+how large a change is thought of a gene that is never seen on one side, whose likelihood is as high at infinity."""
 _NULL_PENALTY = 10.0
 """As many genes without a difference are added to those seen (Stephens 2017): the estimate errs towards none."""
 _NEAR_NULL = np.array([-0.08, -0.04, -0.02, -0.01, -0.005, 0.005, 0.01, 0.02, 0.04, 0.08])
