@@ -20,7 +20,7 @@ from celbo.pipeline import GraphConfig, RunConfig, RunResult, SelectionConfig, t
 from celbo.pipeline.config import build, different, flat, options_of, read_genes, read_toml, to_toml
 from celbo.pipeline.folder import RunFolder
 from celbo.pipeline.pages import known_labels
-from celbo.pipeline.steps import BUILT_IN
+from celbo.pipeline.steps import BUILT_IN, DOUBLE_DIPPING
 from celbo.training.plan import TrainConfig
 
 FILES = [
@@ -152,6 +152,22 @@ def test_report_shows_the_options_and_the_call(finished: RunResult) -> None:
     page = finished.report.read_text(encoding="utf-8")
     assert "celbo.run(" in page
     assert "n_top_genes" in page
+
+
+def test_markers_are_the_models_comparison_of_each_cluster_with_the_rest(finished: RunResult) -> None:
+    found, groups = finished.tables["markers"], finished.adata.obs["leiden"]
+    assert isinstance(finished.model, celbo.SCVI)
+    whole = finished.model.differential_expression(groupby=groups, seed=3)
+    higher = whole[whole["lfc_median"] > 0].groupby("group1", sort=False, observed=True).head(100)
+    pd.testing.assert_frame_equal(found, higher)
+    assert set(found["group1"]) == set(groups) and found["is_de"].any()
+
+
+def test_report_says_that_clusters_were_found_in_the_same_cells(finished: RunResult) -> None:
+    page = finished.report.read_text(encoding="utf-8")
+    assert DOUBLE_DIPPING in page
+    data = json.loads(page.split('id="marker-data">')[1].split("</script>")[0])
+    assert {"cluster", "log2 FC", "low", "high", "P(different)", "found in", "found out"} <= set(data["columns"])
 
 
 def test_multiqc_files_name_the_run_and_its_numbers(finished: RunResult) -> None:

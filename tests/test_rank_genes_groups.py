@@ -102,6 +102,14 @@ def test_one_comparison_of_two_groups_names_its_reference(adata: anndata.AnnData
     assert len(scanpy().get.rank_genes_groups_df(adata, group="T")) == 30
 
 
+def test_probabilities_next_to_one_are_told_apart(adata: anndata.AnnData) -> None:
+    odds = np.linspace(700, 40, 30)
+    table = compared("T", n_genes=30).assign(bayes_factor=odds, proba_de=1.0, lfc_median=1.0)
+    found = celbo.to_rank_genes_groups(table, adata=adata, groupby="type")
+    np.testing.assert_allclose(np.log(found["pvals"]["T"]), -odds)
+    assert found["names"]["T"].tolist() == table.index.tolist()
+
+
 def test_mode_vanilla_keeps_its_signed_bayes_factor(adata: anndata.AnnData) -> None:
     table = vanilla(group1="T", n_genes=30)
     found = celbo.to_rank_genes_groups(table, adata=adata, groupby="type")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "multiqc_general",
     "multiqc_lines",
+    "table_path",
     "to_rank_genes_groups",
     "versions",
     "versions_yaml",
@@ -182,9 +183,8 @@ def _by_group(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     where, fix = "the table of differential expression", "Give what model.differential_expression(...) returns."
     if not isinstance(table, pd.DataFrame) or table.empty:
         raise InputError("has no rows", where=where, fix=fix)
-    odds = "proba_higher" if "proba_higher" in table else "proba_de"
-    needed = ["group1", "group2", odds, "bayes_factor", "lfc_median", "detection1", "detection2"]
-    needed += [] if odds == "proba_higher" else ["expected_fdr"]
+    needed = ["group1", "group2", "bayes_factor", "lfc_median", "detection1", "detection2"]
+    needed += [] if "proba_higher" in table else ["expected_fdr"]
     missing = [name for name in needed if name not in table]
     if missing:
         raise InputError(f"lacks columns: {listed(missing)}", where=where, fix=fix)
@@ -218,14 +218,14 @@ def _rank_fields(rows: pd.DataFrame) -> dict[str, Any]:
     odds = rows["bayes_factor"].to_numpy(np.float64)
     lfc = rows["lfc_median"].to_numpy(np.float64)
     if "proba_higher" in rows:
-        scores, p = odds, rows["proba_higher"].to_numpy(np.float64)
-        wrong = np.minimum(p, 1 - p)
+        scores, wrong = odds, np.exp(-np.logaddexp(0, np.abs(odds)))
         order = np.argsort(wrong, kind="stable")
         share = np.empty_like(wrong)
         share[order] = np.cumsum(wrong[order]) / np.arange(1, len(wrong) + 1)
     else:
         scores = np.sign(lfc) * np.logaddexp(0, odds)
-        wrong, share = 1 - rows["proba_de"].to_numpy(np.float64), rows["expected_fdr"].to_numpy(np.float64)
+        wrong = np.exp(-np.logaddexp(0, odds))  # 1 - proba_de, without its rounding
+        share = rows["expected_fdr"].to_numpy(np.float64)
     order = np.lexsort((-lfc, -scores))
     values = {"scores": scores, "logfoldchanges": lfc, "pvals": wrong, "pvals_adj": share}
     return {"names": rows.index.to_numpy(object)[order], **{name: value[order] for name, value in values.items()}}
@@ -271,16 +271,28 @@ def write_frame(frame: pd.DataFrame, path: str | Path) -> None:
     WriteError
         If the file cannot be written.
     """
-    path, plain = Path(path), frame.copy()
+    path, plain = table_path(path), frame.copy()
     for name in plain.columns[[isinstance(kind, pd.CategoricalDtype) for kind in plain.dtypes]]:
         plain[name] = plain[name].astype(object).where(plain[name].notna(), None)
-    if path.suffix not in {".parquet", ".csv", ".tsv"}:
-        raise OptionError("has an unknown ending", where=f"{str(path)!r}", fix="Use .csv, .tsv or .parquet.")
     with atomic_write(path) as temporary:
         if path.suffix == ".parquet":
             plain.to_parquet(temporary)
         else:
             plain.to_csv(temporary, sep="," if path.suffix == ".csv" else "\t")
+
+
+def table_path(path: str | Path) -> Path:
+    """Return the path of a table once its ending is known: what to ask before the work.
+
+    Raises
+    ------
+    OptionError
+        If the path has another ending than .parquet, .csv or .tsv.
+    """
+    path = Path(path)
+    if path.suffix not in {".parquet", ".csv", ".tsv"}:
+        raise OptionError("has an unknown ending", where=f"{str(path)!r}", fix="Use .csv, .tsv or .parquet.")
+    return path
 
 
 def write_h5ad(adata: AnnData, path: str | Path) -> None:

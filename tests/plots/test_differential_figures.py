@@ -90,6 +90,14 @@ def test_infinite_odds_stand_at_the_upper_end():
     assert highest == table["bayes_factor"].iloc[2] and np.isfinite(ax.get_ylim()).all()
 
 
+def test_a_long_axis_of_evidence_is_linear_where_the_calls_begin_and_logarithmic_above():
+    ax = plots.plot_volcano(TABLE.assign(bayes_factor=TABLE["bayes_factor"] * 20))
+    at = {y: ax.transData.transform((0, y))[1] for y in (0, 2.5, 5, 100, 200, 400)}
+    assert at[5] - at[2.5] == pytest.approx(at[2.5] - at[0])
+    assert at[400] - at[200] == pytest.approx(at[200] - at[100])
+    assert ax.get_ylim()[1] > 20 * TABLE["bayes_factor"].max()
+
+
 def test_intervals_are_drawn_from_end_to_end_with_the_median():
     ax = plots.plot_lfc_intervals(TABLE, 7)
     rows = TABLE.head(7)

@@ -13,7 +13,7 @@ from celbo.cli.options import DEFAULT_LOG, LogOptions, logged, table
 from celbo.pipeline.ask import Asked
 from celbo.pipeline.de import DifferentialConfig, compare_groups, differential_page
 from celbo.report.differential import write_differential_page
-from celbo.results import write_frame
+from celbo.results import table_path, write_frame
 
 __all__ = ["de"]
 
@@ -50,6 +50,7 @@ def de(
         See `LogOptions`.
     """
     options.require_groups()
+    table_path(out)
     with logged(log):
         asked = Asked.open(model, data)
         found = compare_groups(asked, options)

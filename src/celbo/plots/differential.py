@@ -28,6 +28,8 @@ Comparison = str | Sequence[str] | None
 _COLOURS = {0: MISSING, -1: ACCENT, 1: SECOND}
 _NEEDED = ("lfc_median", "bayes_factor")
 _DASHED: Any = (0, (4, 3))
+_LINEAR, _LONG = 10.0, 40.0
+"""Log odds up to which a long axis is linear, and from which it is long."""
 
 
 def plot_volcano(
@@ -36,8 +38,8 @@ def plot_volcano(
     """Draw fold change against evidence, one point a gene.
 
     The evidence is the column `bayes_factor`: the natural log odds that the gene differs by more than delta (in mode
-    "vanilla", that the direction is right). Infinite odds stand at the upper end. Dashed lines are at plus and minus
-    delta.
+    "vanilla", that the direction is right). Where it goes beyond 40 the axis is linear up to 10, where the calls begin,
+    and logarithmic above. Infinite odds stand at the upper end. Dashed lines are at plus and minus delta.
 
     Parameters
     ----------
@@ -71,6 +73,8 @@ def plot_volcano(
     reach = 1.08 * max(float(np.nanmax(np.abs(x), initial=0.0)), 2 * _delta(rows), 0.1)
     low, high = float(np.nanmin(y, initial=0.0)), float(np.nanmax(y, initial=1.0))
     ax.set(xlim=(-reach, reach), ylim=(low - 0.04 * (high - low), high + 0.07 * (high - low)))
+    if high > _LONG:
+        _bend(ax, low, high)
     if _delta(rows):
         for at in (-_delta(rows), _delta(rows)):
             ax.axvline(at, color=MUTED, linewidth=1, linestyle=_DASHED, zorder=1)
@@ -215,6 +219,18 @@ def _finite(odds: NDArray[np.float64]) -> NDArray[np.float64]:
     finite = odds[np.isfinite(odds)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     return np.clip(np.nan_to_num(odds, nan=low, posinf=np.inf, neginf=-np.inf), low, high)
+
+
+def _bend(ax: Axes, low: float, high: float) -> None:
+    """Make the axis of the evidence logarithmic above `_LINEAR`."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    ax.set_yscale("symlog", linthresh=_LINEAR, linscale=1.3)
+    marks = [-10.0, -5.0, 0.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0]
+    ax.yaxis.set_major_locator(FixedLocator([m for m in marks if low - 1 <= m <= 1.3 * high]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}".replace("-", "\N{MINUS SIGN}")))
+    ax.set_ylim(low - 1, high * 1.35)
 
 
 def _to_name(rows: pd.DataFrame, n_labels: int) -> list[int]:
