@@ -32,7 +32,7 @@ from celbo.errors import CelboWarning, InputError, OptionError, listed
 from celbo.posterior.contrast import Contrast, contrast
 from celbo.posterior.density import densest_cells
 from celbo.posterior.pairs import Pairs, compare_pairs, default_pseudocount
-from celbo.posterior.population import raw_statistics
+from celbo.posterior.population import gene_slices, raw_statistics
 from celbo.posterior.shrinkage import FoldChanges, OnGrid, TestMode, expected_fdr
 from celbo.posterior.stream import Network, check_batches, check_positive
 from celbo.posterior.tallies import Units, tally
@@ -44,6 +44,8 @@ Codes = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 Mode = Literal["change", "vanilla"]
 
+_ARRAYS = 20
+"""float32 numbers of memory that a unit takes for each gene, while its counts are made and compared."""
 _SMALLEST_DELTA, _SHARE_OF_OUTER = 0.1, 0.6
 _STRONG = 3.0
 """Bayes factor (natural log) that Lopez et al. (2018) call strong evidence."""
@@ -191,14 +193,18 @@ def _corrected(
     for name, size in zip(groups.names, units.sizes, strict=True):
         if size == 0:
             raise InputError("has no cells with a sample", where=f"group {name!r}")
-    counted = tally(
-        network, data, units,
-        batches=batches, importance_weighting=question.importance_weighting, seed=question.seed,
-    )  # fmt: skip
-    contrasts = [
-        contrast(counted, c.groups1, c.groups2, by_batch=batches is not None, over_samples=samples is not None)
-        for c in groups.comparisons
-    ]
+    parts: list[list[Contrast]] = [[] for _ in groups.comparisons]
+    for genes in gene_slices(data.n_genes, _ARRAYS * len(units.group)):
+        counted = tally(
+            network, data, units, genes=genes,
+            batches=batches, importance_weighting=question.importance_weighting, seed=question.seed,
+        )  # fmt: skip
+        for part, c in zip(parts, groups.comparisons, strict=True):
+            over_samples = samples is not None
+            part.append(
+                contrast(counted, c.groups1, c.groups2, by_batch=batches is not None, over_samples=over_samples)
+            )
+    contrasts = [Contrast.of_slices(part) for part in parts]
     if batches is not None:
         _warn_without_overlap(groups.comparisons, contrasts)
     return [_posterior(one, question) for one in contrasts]

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from celbo.data.cells import CellData
+from celbo.likelihoods.base import CountParameters
 from celbo.posterior.importance import resampled_draws
 from celbo.posterior.population import N_PROPOSALS
 from celbo.posterior.stream import (
@@ -140,6 +141,7 @@ def tally(
     units: Units,
     *,
     batches: Sequence[int] | None,
+    genes: slice | None = None,
     importance_weighting: bool = False,
     seed: int,
 ) -> Tally:
@@ -152,18 +154,21 @@ def tally(
     batches
         Codes of the batches that mean shares are decoded under, in the proportions of the cells; None is each cell's
         own.
+    genes
+        The genes to count; None is all. What is found of a gene does not depend on it.
     importance_weighting
         Draw latent states from the posterior itself by importance resampling, not from q.
     seed
         Seed of the draws.
     """
+    genes = slice(0, data.n_genes) if genes is None else genes
     sizes = (data.library if data.size_factor is None else data.size_factor).astype(np.float64)
-    raw = _raw_moments(data, units, sizes)
+    raw = _raw_moments(data, units, sizes, genes)
     inverse_theta = _dispersion(raw, units.n_cells)
     n_groups = len(units.sizes)
     rate = _per_group(raw.x, units.group, n_groups) / _per_group(raw.size[:, None], units.group, n_groups)
     unit_rate = raw.x / raw.size[:, None]
-    counts, expected, squares, own = np.zeros((4, len(units.group), data.n_genes))
+    counts, expected, squares, own = np.zeros((4, *raw.x.shape))
     with evaluating(network):
         for number, at in enumerate(_blocks(units, cells_at_once(network, data.n_genes))):
             block = _block(network, data, units.cells[at], seed, number)
@@ -174,13 +179,15 @@ def tally(
             which = torch.nn.functional.one_hot(torch.from_numpy(codes)).T.float()
             size = torch.from_numpy(sizes[units.cells[at]]).float()[:, None]
             weight = 1 / (1 + size * _rows(rate * inverse_theta, units.group[units.unit[at]]))
-            x = block.batch.rows.dense.cpu().float()
+            x = block.batch.rows.dense[:, genes].cpu().float()
             counts[first:last] += _summed(which, weight * x)
-            expected[first:last] += _summed(which, weight * _cpu(network.likelihood.mean(parameters)))
+            expected[first:last] += _summed(which, weight * _cpu(network.likelihood.mean(parameters))[:, genes])
             squares[first:last] += _summed(which, (weight * (x - size * _rows(unit_rate, units.unit[at]))).square_())
-            own[first:last] += _summed(which, _cpu(parameters.log_share).exp_())
+            own[first:last] += _summed(which, _cpu(parameters.log_share)[:, genes].exp())
         own /= units.n_cells[:, None]
-        reference = own if batches is None else own * _ratio(network, data, units, list(batches), seed)
+        reference = (
+            own if batches is None else own * _ratio(network, data, units, list(batches), genes=genes, seed=seed)
+        )
     spread, df = _spread(units, counts, squares, inverse_theta=inverse_theta, rate=rate, sizes=sizes)
     share = _per_group(reference * units.n_cells[:, None], units.group, n_groups)
     share /= _per_group(units.n_cells[:, None], units.group, n_groups)
@@ -190,15 +197,17 @@ def tally(
 _NONE = 1e-30
 
 
-def _raw_moments(data: CellData, units: Units, sizes: Doubles) -> _Moments:
-    n_units, n_genes = len(units.group), data.n_genes
+def _raw_moments(data: CellData, units: Units, sizes: Doubles, genes: slice) -> _Moments:
+    n_units, n_genes = len(units.group), genes.stop - genes.start
     x, xx, lx = np.zeros((3, n_units, n_genes))
     for start in range(0, len(units.cells), _ROWS):
         at = slice(start, start + _ROWS)
         rows, code = data.counts.rows(units.cells[at]), units.unit[at]
-        row, value = rows.row_of.numpy(), rows.values.numpy().astype(np.float64)
+        asked = (rows.indices.numpy() >= genes.start) & (rows.indices.numpy() < genes.stop)
+        row, value = rows.row_of.numpy()[asked], rows.values.numpy()[asked].astype(np.float64)
         first, last = code[0], code[-1] + 1
-        flat, n = (code[row] - first) * n_genes + rows.indices.numpy(), (last - first) * n_genes
+        flat = (code[row] - first) * n_genes + rows.indices.numpy()[asked] - genes.start
+        n = (last - first) * n_genes
         for total, values in ((x, value), (xx, value**2), (lx, value * sizes[units.cells[at]][row])):
             total[first:last] += np.bincount(flat, values, n).reshape(-1, n_genes)
     size, squared = (np.bincount(units.unit, sizes[units.cells] ** k, n_units).astype(np.float64) for k in (1, 2))
@@ -249,7 +258,7 @@ def _ratio_or_one(above: Doubles, below: Doubles) -> Doubles:
     return np.divide(above, below, out=np.ones(np.shape(above)), where=below > 0)
 
 
-def _ratio(network: Network, data: CellData, units: Units, batches: list[int], seed: int) -> Doubles:
+def _ratio(network: Network, data: CellData, units: Units, batches: list[int], *, genes: slice, seed: int) -> Doubles:
     """Return the mean share under the batches asked for over that under the own batch; (units, genes).
 
     Of some cells of each group and batch: both means are over the same draws, so that few cells do.
@@ -260,21 +269,27 @@ def _ratio(network: Network, data: CellData, units: Units, batches: list[int], s
     cell_pair = of_unit.ravel()[units.unit]
     per_pair = int(np.clip(_DECODED // (len(pairs) * (len(batches) + 1)), 8, _UNDER_EACH))
     rng = np.random.default_rng([seed, 3])
-    found = np.ones((len(pairs), data.n_genes))
+    n_genes = genes.stop - genes.start
+    found = np.ones((len(pairs), n_genes))
     size = cells_at_once(network, data.n_genes)
     for pair in range(len(pairs)):
         members = units.cells[cell_pair == pair]
         members = np.sort(rng.permutation(members)[:per_pair])
-        own, under = np.zeros((2, data.n_genes))
+        own, under = np.zeros((2, n_genes))
         for start in range(0, len(members), size):
             block = _block(network, data, members[start : start + size], seed, -1 - pair)
             z, log_library = _draw(network, block, False)
-            own += _cpu(network.decode(z, log_library, block.batch).log_share).exp_().double().sum(0).numpy()
+            own += _summed_shares(network.decode(z, log_library, block.batch), genes)
             for code, weight in zip(batches, weights, strict=True):
-                shares = _cpu(network.decode(z, log_library, block.batch.with_batch(code)).log_share).exp_()
-                under += weight * shares.double().sum(0).numpy()
+                under += weight * _summed_shares(network.decode(z, log_library, block.batch.with_batch(code)), genes)
         found[pair] = under / np.maximum(own, _NONE)
     return found[of_unit.ravel()]
+
+
+def _summed_shares(parameters: CountParameters, genes: slice) -> Doubles:
+    """Return the sum over cells of the shares; (genes,)."""
+    total: Doubles = _cpu(parameters.log_share)[:, genes].exp().double().sum(0).numpy()
+    return total
 
 
 def _blocks(units: Units, size: int) -> Iterator[slice]:
