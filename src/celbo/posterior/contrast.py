@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import linalg
 
 from celbo.errors import InputError
 from celbo.posterior.shrinkage import Evidence, moderated
@@ -237,7 +238,8 @@ def _between_samples(
     counts: Doubles, exposure: Doubles, side: Codes, stratum: Codes, paired: bool
 ) -> tuple[Doubles, Doubles, Doubles]:
     """Return the weight of each sample (parts, genes), the divisor of each gene's counts and its degrees of freedom."""
-    df = _residual_df(side, stratum)
+    design = _design(side, stratum)
+    df = len(side) - design.shape[1]
     if df < 1:
         raise InputError(
             "leave no degree of freedom",
@@ -247,7 +249,9 @@ def _between_samples(
     fitted = _fit(counts, exposure, side, stratum)
     variance = _relative_variance(fitted, stratum, paired)
     residual = _relative_residual(counts, fitted, stratum, side, paired)
-    tau2 = _common_tau2(residual, variance, counts.sum(0), df, paired)
+    # a pair is one observation of the difference, and is in the sums twice
+    each, design = (0.5, np.ones((len(side), 1))) if paired else (1.0, design)
+    tau2 = _common_tau2(residual, variance, counts.sum(0), design, each)
     weight = variance / (variance + tau2)
     fitted = _fit(weight * counts, weight * exposure, side, stratum)
     pearson = ((weight * counts - fitted) ** 2 / np.maximum(fitted, _NONE)).sum(0) / df
@@ -263,10 +267,12 @@ def _between_samples(
 _LEAST_DIVISOR = 0.2
 
 
-def _residual_df(side: Codes, stratum: Codes) -> int:
-    """Return the number of parts less the rank of the design: sides and strata."""
-    design = np.concatenate([np.eye(2)[side], np.eye(int(stratum.max()) + 1)[stratum]], axis=1)
-    return len(side) - int(np.linalg.matrix_rank(design))
+def _design(side: Codes, stratum: Codes) -> Doubles:
+    """Return the design of parts, sides and strata, in as many columns as are independent; (parts, columns)."""
+    every = np.concatenate([np.eye(2)[side], np.eye(int(stratum.max()) + 1)[stratum]], axis=1)
+    _, _, pivot = linalg.qr(every, mode="economic", pivoting=True)
+    chosen: Doubles = every[:, np.sort(pivot[: np.linalg.matrix_rank(every)])]
+    return chosen
 
 
 def _fit(counts: Doubles, exposure: Doubles, side: Codes, stratum: Codes) -> Doubles:
@@ -301,16 +307,17 @@ def _relative_residual(counts: Doubles, fitted: Doubles, stratum: Codes, side: C
     return _by_stratum(sign * residual, stratum, int(stratum.max()) + 1)[stratum]
 
 
-def _common_tau2(residual: Doubles, variance: Doubles, total: Doubles, df: int, paired: bool) -> Doubles:
+def _common_tau2(residual: Doubles, variance: Doubles, total: Doubles, design: Doubles, each: float) -> Doubles:
     """Return the relative variance between samples at the counts of each gene; (genes,).
 
-    Moments, pooled over the genes of a bin of total counts, and linear between the middles of bins.
+    Moments, pooled over the genes of a bin of total counts, and linear between the middles of bins. With W the inverse
+    variances and A the design, the expectation of sum W r^2 is df + tau^2 tr(W - W A (A' W A)^-1 A' W).
     """
-    share = 0.5 if paired else 1.0  # a pair is in the sums twice
-    inverse = 1 / variance
-    excess = share * (residual**2 * inverse).sum(0) - df
-    sum1, sum2 = share * inverse.sum(0), share * (inverse**2).sum(0)
-    slope = np.maximum(sum1 - sum2 / np.maximum(sum1, _NONE), _NONE)
+    inverse, df = 1 / variance, each * len(design) - design.shape[1]
+    excess = each * (residual**2 * inverse).sum(0) - df
+    normal, squared = (each * np.einsum("pi,pg,pj->gij", design, inverse**k, design) for k in (1, 2))
+    fitted = np.trace(np.linalg.pinv(normal, hermitian=True) @ squared, axis1=1, axis2=2)
+    slope = np.maximum(each * inverse.sum(0) - fitted, _NONE)
     seen = np.flatnonzero(total >= _SEEN)
     if len(seen) == 0:
         return np.zeros(len(total))

@@ -31,15 +31,18 @@ TestMode = Literal["three", "two"]
 
 _LN2 = float(np.log(2))
 PRIOR_SD = np.array([0.01, *(0.05 * 2 ** (i / 2) for i in range(12))])
-"""Standard deviations of the components of the prior of ln(m1 / m2). The first stands for no difference; the last bounds
-how large a change is thought of a gene that is never seen on one side, whose likelihood is as high at infinity."""
+"""Standard deviations of the components of the prior of ln(m1 / m2). The first stands for no difference; the last
+bounds how large a change is thought of a gene never seen on one side, whose likelihood is as high at infinity."""
 _NULL_PENALTY = 10.0
 """As many genes without a difference are added to those seen (Stephens 2017): the estimate errs towards none."""
-_NEAR_NULL = np.array([-0.08, -0.04, -0.02, -0.01, -0.005, 0.005, 0.01, 0.02, 0.04, 0.08])
-_CELLS, _REACH = 112, 60.0
+_NEAR = np.array([0.005, 0.01, 0.02, 0.04, 0.08, 0.13, 0.2, 0.3, 0.45, 0.65, 0.9, 1.3, 1.9, 2.8])
+"""Where the prior changes: boundaries of every grid, on either side of 0."""
+_CELLS, _REACH = 104, 60.0
 _MOST_SD = 6.0
 _GENES = 1024
 _TINY = 1e-300
+_MANY = 1e6
+"""Degrees of freedom from which on a divisor is known."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def log_likelihood(evidence: Evidence, log_ratio: Doubles) -> Doubles:
         softplus = np.logaddexp(0.0, eta)
         total += np.where(both, x1, 0.0)[:, None] * eta - np.where(both, x1 + x2, 0.0)[:, None] * softplus
     deviance = 2 * (total.max(1, keepdims=True) - total)
-    df = evidence.df[:, None]
+    df = np.minimum(evidence.df, _MANY)[:, None]
     likelihood: Doubles = -0.5 * (df + 1) * np.log1p(deviance / df)
     return likelihood
 
@@ -135,7 +138,7 @@ def _grid(evidence: Evidence) -> Doubles:
     reach = np.arcsinh(_REACH)
     steps = np.sinh(np.linspace(-reach, reach, _CELLS + 1))
     own = centre[:, None] + sd[:, None] * steps
-    near = np.broadcast_to(_NEAR_NULL, (len(centre), len(_NEAR_NULL)))
+    near = np.broadcast_to(np.concatenate([-_NEAR, _NEAR]), (len(centre), 2 * len(_NEAR)))
     return np.sort(np.concatenate([own, near], axis=1), axis=1)
 
 
@@ -247,7 +250,7 @@ def _share_below(ends: Doubles, at: float) -> Doubles:
     """Return the share of each cell that lies below a value; (genes, cells)."""
     width = ends[:, 1:] - ends[:, :-1]
     inside = np.divide(at - ends[:, :-1], width, out=np.zeros(width.shape), where=width > 0)
-    share: Doubles = np.where(width > 0, np.clip(inside, 0.0, 1.0), ends[:, :-1] < at)
+    share: Doubles = np.where(width > 0, np.clip(inside, 0.0, 1.0), np.heaviside(at - ends[:, :-1], 0.5))
     return share
 
 
@@ -309,9 +312,6 @@ def moderated(variance: Doubles, df: npt.ArrayLike) -> tuple[Doubles, Doubles]:
     if prior_df >= _MANY:
         return np.full(variance.shape, centre), np.full(variance.shape, _MANY)
     return (prior_df * centre + each * variance) / (prior_df + each), prior_df + each
-
-
-_MANY = 1e6
 
 
 def _inverse_trigamma(y: Any) -> float:
