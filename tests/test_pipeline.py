@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 
 import celbo
-from celbo.errors import CountsError, GenesError, OptionError, SchemaError, WriteError
+from celbo.errors import CelboWarning, CountsError, GenesError, OptionError, SchemaError, WriteError
 from celbo.pipeline import GraphConfig, RunConfig, RunResult, SelectionConfig, train
 from celbo.pipeline.config import build, different, flat, options_of, read_genes, read_toml, to_toml
 from celbo.pipeline.folder import RunFolder
 from celbo.pipeline.pages import known_labels
-from celbo.pipeline.steps import BUILT_IN, DOUBLE_DIPPING
+from celbo.pipeline.steps import BUILT_IN, DOUBLE_DIPPING, markers_of
 from celbo.training.plan import TrainConfig
 
 FILES = [
@@ -161,6 +161,17 @@ def test_markers_are_the_models_comparison_of_each_cluster_with_the_rest(finishe
     higher = whole[whole["lfc_median"] > 0].groupby("group1", sort=False, observed=True).head(100)
     pd.testing.assert_frame_equal(found, higher)
     assert set(found["group1"]) == set(groups) and found["is_de"].any()
+
+
+def test_markers_of_values_that_are_no_counts_are_not_calibrated_and_say_so() -> None:
+    adata = celbo.datasets.simulate(n_cells=150, n_genes=30, n_batches=1, n_cell_types=2, seed=0)
+    adata.X = adata.X.astype(np.float32).multiply(0.37).tocsr()
+    model = celbo.SCVI(adata, likelihood="normal", n_hidden=8, n_latent=2)
+    model.train(max_epochs=2, progress=False)
+    with pytest.warns(CelboWarning, match="no counts, so the probabilities of marker genes are .* not calibrated"):
+        found = markers_of(model, adata.obs["cell_type"], n_samples=100, seed=1)
+    plain = model.differential_expression(groupby="cell_type", calibrated=False, n_samples=100, seed=1)
+    pd.testing.assert_frame_equal(found, plain[plain["lfc_median"] > 0])
 
 
 def test_report_says_that_clusters_were_found_in_the_same_cells(finished: RunResult) -> None:

@@ -99,6 +99,11 @@ def test_the_finding_of_several_comparisons_counts_each_gene_once():
     )
 
 
+def test_groups_that_are_numbers_are_told_with_the_name_of_their_column():
+    assert "between leiden 3 and leiden 1, at" in words(made(compared("3", "1", n_genes=90), groupby="leiden"))
+    assert "between leiden 3 and the rest, at" in words(made(compared("3", n_genes=90), groupby="leiden"))
+
+
 @pytest.mark.parametrize(
     ("table", "more", "told"),
     [

@@ -198,7 +198,8 @@ def _notes(asked: Asked, config: DifferentialConfig) -> list[str]:
 
 def _settings(config: DifferentialConfig, table: pd.DataFrame) -> dict[str, Any]:
     """Return the options that mattered, those that were chosen from the data as they were chosen."""
-    settings = {name: value for name, value in asdict(config).items() if value is not None}
+    idle = {"delta", "fdr_target", "calibrated"} if config.mode == "vanilla" else set()
+    settings = {name: value for name, value in asdict(config).items() if value is not None and name not in idle}
     for name in ("delta", "pseudocount"):
         values = np.unique(table[name].dropna()) if name in table else np.empty(0)
         if len(values):

@@ -59,8 +59,9 @@ DOUBLE_DIPPING = (
     "optimistic: take them as a ranking of genes, and test what matters in other cells."
 )
 """What everybody should know who compares clusters."""
+_NO_COUNTS = "The values are no counts, so the probabilities of marker genes are those of the model, not calibrated."
 _MOST_DRAWS = 200_000
-"""Draws of all groups together when marker genes are looked for: what bounds the time."""
+"""Cells decoded of all groups together when marker genes are looked for: what bounds the time."""
 _MAY_LOSE = 0.05
 """Share of the cells that may be left out for want of counts of the chosen genes; more is an error."""
 
@@ -323,7 +324,7 @@ def markers_of(
     n_markers
         Genes kept for each group; 0 is all that are higher there.
     n_samples
-        Draws from each group; fewer, but at least 500, where there are more than 40 groups.
+        Most cells decoded of each group; fewer, but at least 500, where there are more than 40 groups.
     seed
         Seed of the draws.
 
@@ -335,6 +336,9 @@ def markers_of(
     if groups.dropna().nunique() < 2:
         return no_markers()
     few = min(n_samples, max(500, _MOST_DRAWS // groups.nunique()))
-    table = model.differential_expression(groupby=groups, n_samples=few, seed=seed)
+    counted = model.data is not None and model.data.counts.values.dtype.kind != "f"
+    if not counted:
+        warnings.warn(CelboWarning(_NO_COUNTS), stacklevel=2)
+    table = model.differential_expression(groupby=groups, calibrated=counted, n_samples=few, seed=seed)
     higher = table[table["lfc_median"] > 0]
     return higher if n_markers == 0 else higher.groupby("group1", sort=False, observed=True).head(n_markers)

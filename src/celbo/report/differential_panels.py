@@ -59,16 +59,17 @@ def headline(page: DifferentialPage) -> str:
     if len(pairs) > 1:
         among = f"in at least one of {len(pairs)} comparisons ({_against(pairs)})"
     else:
-        among = f"between {name(pairs[0][0])} and {name(_other(pairs[0][1]))}"
+        first, second = (_titled(page, group) for group in pairs[0])
+        among = f"between {name(first)} and {name(second)}"
     rule = _rule(page, found)
     target = "" if page.fdr_target is None else f", at an expected false discovery rate of {_percent(page.fdr_target)}"
     target += " in each of them" if target and len(pairs) > 1 else ""
     told = f"Of {n:,} genes, <b>{found:,}</b> {rule} {among}{target}"
     if len(pairs) > 1:
         return f"{told}."
-    calls = called(table)
+    calls, first = called(table), _titled(page, pairs[0][0])
     higher, lower = int((calls > 0).sum()), int((calls < 0).sum())
-    return f"{told}: {higher:,} {'is' if higher == 1 else 'are'} higher in {name(pairs[0][0])}, {lower:,} lower."
+    return f"{told}: {higher:,} {'is' if higher == 1 else 'are'} higher in {name(first)}, {lower:,} lower."
 
 
 def _rule(page: DifferentialPage, found: int) -> str:
@@ -140,7 +141,7 @@ def genes(page: DifferentialPage) -> str:
     )  # fmt: skip
     level = _percent(page.credible_level)
     choose = f'<div class="tools choose"><b>Show</b>{compared_choice(page.table)}</div>' if len(pairs) > 1 else ""
-    panels = [_dots(page.table, alone=len(pairs) == 1), *_figures(page.table, pairs, level)]
+    panels = [_dots(page.table, alone=len(pairs) == 1), *_figures(page, pairs, level)]
     columns = [c for c in COLUMNS if c in shown]
     return section(
         "genes",
@@ -167,8 +168,9 @@ def _dots(table: pd.DataFrame, *, alone: bool) -> str:
     return f'<div class="compared" data-group="{"*" if alone else ""}">{body}</div>'
 
 
-def _figures(table: pd.DataFrame, pairs: list[tuple[str, str]], level: str) -> Iterator[str]:
+def _figures(page: DifferentialPage, pairs: list[tuple[str, str]], level: str) -> Iterator[str]:
     """Yield volcano, MA and intervals of each comparison."""
+    table = page.table
     for i, pair in enumerate(pairs[:MAX_DRAWN]):
         rows = one_comparison(table, pair)
         rows = rows.iloc[np.argsort(-evidence(rows), kind="stable")]
@@ -183,7 +185,8 @@ def _figures(table: pd.DataFrame, pairs: list[tuple[str, str]], level: str) -> I
             card(title, inline_svg(ax, f"{kind}-{i}", f"{kind}: {between}"), kind="chart") for ax, kind, title in drawn
         )
         which = text(compared_name(pair, table), 90)
-        head = f"<h3>{name(pair[0])} <small>against {name(_other(pair[1]))}</small></h3>" if len(pairs) > 1 else ""
+        first, second = (name(_titled(page, group)) for group in pair)
+        head = f"<h3>{first} <small>against {second}</small></h3>" if len(pairs) > 1 else ""
         yield f'<div class="compared" data-group="{which}">{head}<div class="grid three">{cards}</div></div>'
     for pair in pairs[MAX_DRAWN:]:
         which = text(compared_name(pair, table), 90)
@@ -216,6 +219,11 @@ def _against(pairs: list[tuple[str, str]]) -> str:
 
 def _other(group2: str) -> str:
     return "the rest" if group2 == REST else group2
+
+
+def _titled(page: DifferentialPage, group: str) -> str:
+    """Return the name of a group; of one that is a number, with the column's name before it."""
+    return f"{page.groupby} {group}" if group.isdecimal() and page.groupby else _other(group)
 
 
 def _plain(value: object) -> str:
