@@ -17,7 +17,7 @@ tau^2 is then the variance of the fold change between samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +101,8 @@ def contrast(
     InputError
         If a side has fewer than two samples, over samples.
     """
+    if not (by_batch or over_samples):  # batches are then cells like others
+        tally = replace(tally, units=replace(tally.units, batch=np.zeros_like(tally.units.batch)))
     sides = [_side(tally, np.asarray(groups, np.int64), over_samples) for groups in (groups1, groups2)]
     if over_samples:
         return _over_samples(sides[0], sides[1], by_batch)
@@ -199,8 +201,9 @@ def _over_samples(one: _Side, two: _Side, by_batch: bool) -> Contrast:
             )
     both = np.intersect1d(samples[0], samples[1])
     paired = len(both) >= 2 and 2 * len(both) >= len(np.union1d(samples[0], samples[1]))
-    if paired:  # a sample in several batches is one part: batches are compared with themselves too
-        one, two = _per_sample(one), _per_sample(two)
+    seen_batches: dict[tuple[int, ...], int] = {}
+    one, two = _per_sample(one, seen_batches), _per_sample(two, seen_batches)
+    if paired:
         strata1, strata2, overlap = _strata(one.sample, two.sample, True)
     else:
         strata1, strata2, overlap = _strata(one.batch, two.batch, by_batch)
@@ -227,11 +230,16 @@ def _over_samples(one: _Side, two: _Side, by_batch: bool) -> Contrast:
     return _finished(weighted[0], weighted[1], kept_strata, df, paired=paired)
 
 
-def _per_sample(side: _Side) -> _Side:
-    """Add up the batches of each sample."""
+def _per_sample(side: _Side, seen: dict[tuple[int, ...], int]) -> _Side:
+    """Add up the batches of each sample: it is one sample in however many batches it is.
+
+    Its batch is then the set of them, by a code of those seen so far.
+    """
     distinct, place = np.unique(side.sample, return_inverse=True)
     counts, exposure = (_by_stratum(values, place, len(distinct)) for values in (side.counts, side.exposure))
-    return _Side(counts, exposure, np.zeros(len(distinct), np.int64), distinct, side.df, side.variance)
+    sets = [tuple(np.unique(side.batch[place == i]).tolist()) for i in range(len(distinct))]
+    batch = np.array([seen.setdefault(one, len(seen)) for one in sets], np.int64)
+    return _Side(counts, exposure, batch, distinct, side.df, side.variance)
 
 
 def _between_samples(

@@ -142,7 +142,7 @@ def _compared(
     scales1: Floats, scales2: Floats, *, delta: float, pseudocount: float, level: float, test_mode: TestMode
 ) -> Pairs:
     a, b = np.ascontiguousarray(scales1.T), np.ascontiguousarray(scales2.T)  # (genes, draws): each gene in one piece
-    added = np.float32(pseudocount)
+    added = np.maximum(np.float32(pseudocount), np.finfo(np.float32).tiny)  # shares of 0 have a ratio too
     lfc = np.log2((a + added) / (b + added))
     up, down = (lfc >= delta).mean(1), (lfc <= -delta).mean(1)
     p = np.maximum(up, down) if test_mode == "three" else np.minimum(up + down, 1.0)
