@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from anndata import AnnData
 
 from celbo.data.check import count_matrix_of, require
 from celbo.data.columns import UNLABELLED, category_codes, numeric_values
@@ -106,7 +107,7 @@ def open_anndata(adata: Any, keys: DataKeys, *, schema: Schema | None = None, re
     CategoryError
         If the data hold a batch, label or covariate category that the schema does not know.
     """
-    if schema is not None:
+    if schema is not None and isinstance(adata, AnnData):  # what is none, `require` names
         keys = _without_absent(keys, schema, adata.obs)
     require(adata, keys, require_counts=require_counts)
     matrix, genes = count_matrix_of(adata, keys.layer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from celbo.data.columns import category_name
 from celbo.data.obs import obs_column
 from celbo.errors import CelboWarning, InputError, OptionError, listed, nearest
 
@@ -23,6 +24,8 @@ Positions = npt.NDArray[np.int64]
 
 REST = "rest"
 """Name of all other groups together."""
+_MEASURED = 100
+"""Most values that a column of groups may have where most cells have one of their own."""
 _FEW = 10
 """Cells below which a group has hardly anything to say."""
 
@@ -56,8 +59,8 @@ def groups_of(
     cell_names: Any,
     *,
     groupby: Any = None,
-    group1: str | Sequence[str] | None = None,
-    group2: str | None = None,
+    group1: Any = None,
+    group2: Any = None,
     idx1: Any = None,
     idx2: Any = None,
 ) -> Groups:
@@ -76,8 +79,8 @@ def groups_of(
     group2
         What it is compared with; None is all other cells that have a group.
     idx1, idx2
-        Instead: the cells of either side, as positions, a boolean mask, or a query of `obs`, such as
-        "age > 60 and sex == 'f'". Without `idx2`, all other cells.
+        Instead: the cells of either side, as positions, a boolean mask (a Series of them in any order), or a query of
+        `obs`, such as "age > 60 and sex == 'f'". Without `idx2`, all other cells.
 
     Raises
     ------
@@ -113,39 +116,56 @@ def _warn_of_few(few: Sequence[str]) -> None:
         warnings.warn(CelboWarning(text), stacklevel=5)
 
 
-def _by_column(
-    adata: AnnData | None, cell_names: Any, groupby: Any, group1: str | Sequence[str] | None, group2: str | None
-) -> Groups:
+def _by_column(adata: AnnData | None, cell_names: Any, groupby: Any, group1: Any, group2: Any) -> Groups:
     labels = obs_column(adata, groupby, cell_names=cell_names, where="groupby")
     names, codes = [str(name) for name in labels.categories], np.asarray(labels.codes)
     if len(names) < 2:
         raise InputError("needs at least two groups", where="groupby", value=f"found {listed(names)}")
-    wanted = names if group1 is None else [str(group1)] if isinstance(group1, str | int) else [str(g) for g in group1]
-    if group1 is None and group2 is not None:
-        wanted = [name for name in names if name != str(group2)]
-    asked = [*wanted, *([] if group2 is None else [str(group2)])]
+    if len(names) > max(_MEASURED, len(codes) // 2):
+        raise InputError(
+            f"holds {len(names)} different values in {len(codes)} cells",
+            where="groupby",
+            fix="It is a measurement, not a group: compare its halves by a query, such as idx1='age > 60'.",
+        )
+    second = None if group2 is None else _one_name(group2)
+    wanted = [name for name in names if name != second] if group1 is None else _names(group1)
+    asked = [*wanted, *([] if second is None else [second])]
     for name in asked:
         if name not in names:
             raise OptionError("is not a group", where=repr(name), fix=nearest(name, names))
-    if group2 is not None and str(group2) in wanted:
-        raise OptionError("is compared with itself", where=repr(str(group2)))
+    if second in wanted:
+        raise OptionError("is compared with itself", where=repr(second))
     if len(wanted) != len(set(wanted)) or not wanted:
         raise OptionError("names no group, or one twice", where="group1", value=listed(wanted))
-    used = names if group2 is None else asked  # without a second group, the rest is all the others
+    used = names if second is None else asked  # without a second group, the rest is all the others
     place = {name: i for i, name in enumerate(used)}
     cells = tuple(np.flatnonzero(codes == names.index(name)) for name in used)
     comparisons = []
     for name in wanted:
-        others = [place[other] for other in used if other != name] if group2 is None else [place[str(group2)]]
-        second = used[others[0]] if group2 is not None else REST
-        comparisons.append(Comparison(name, second, (place[name],), tuple(others)))
+        others = [place[other] for other in used if other != name] if second is None else [place[second]]
+        comparisons.append(Comparison(name, REST if second is None else second, (place[name],), tuple(others)))
     return Groups(tuple(used), cells, tuple(comparisons))
+
+
+def _names(group1: Any) -> list[str]:
+    """Return one name or several as text, as categories are: 1.0 is "1"."""
+    several = isinstance(group1, Iterable) and not isinstance(group1, str)
+    return [category_name(name) for name in (group1 if several else [group1])]
+
+
+def _one_name(group2: Any) -> str:
+    if isinstance(group2, Iterable) and not isinstance(group2, str):
+        fix = "Give one name; several groups together are idx2=\"cell_type in ['a', 'b']\"."
+        raise OptionError("is not one group", where="group2", value=repr(group2)[:80], fix=fix)
+    return category_name(group2)
 
 
 def _by_index(adata: AnnData | None, cell_names: Any, idx1: Any, idx2: Any) -> Groups:
     n_cells = len(cell_names)
-    one = _cells(adata, n_cells, idx1, "idx1")
-    two = np.setdiff1d(np.arange(n_cells), one) if idx2 is None else _cells(adata, n_cells, idx2, "idx2")
+    one = _cells(adata, cell_names, idx1, "idx1")
+    if idx2 is None and len(one) == n_cells:
+        raise InputError("holds every cell", where="idx1", fix="Leave cells to compare with, or give idx2.")
+    two = np.setdiff1d(np.arange(n_cells), one) if idx2 is None else _cells(adata, cell_names, idx2, "idx2")
     for name, cells in (("idx1", one), ("idx2", two)):
         if len(cells) == 0:
             raise InputError("holds no cell", where=name)
@@ -163,33 +183,63 @@ def _by_index(adata: AnnData | None, cell_names: Any, idx1: Any, idx2: Any) -> G
     return Groups(sides, (one, two), (Comparison(sides[0], sides[1], (0,), (1,)),))
 
 
-def _cells(adata: AnnData | None, n_cells: int, index: Any, where: str) -> Positions:
+def _cells(adata: AnnData | None, cell_names: Any, index: Any, where: str) -> Positions:
     """Return the positions that a query, a mask or positions mean, each once and ascending."""
+    n_cells = len(cell_names)
     if isinstance(index, str):
-        if adata is None:
-            raise InputError("is a query of an AnnData that is gone", where=where, fix="Pass adata=..., or a mask.")
-        try:
-            chosen: Any = adata.obs.eval(index, engine="python", local_dict={}, global_dict={})
-            nullable = isinstance(getattr(chosen, "dtype", None), pd.BooleanDtype)
-            mask = chosen.to_numpy(bool, na_value=False) if nullable else np.asarray(chosen)
-        except Exception as error:  # pandas raises whatever the query makes it raise
-            raise OptionError(
-                "is no query of obs", where=f"{where}={index!r}", value=f"{type(error).__name__}: {error}"[:200],
-                fix="Write it as for obs.query: \"cell_type == 'B' and n_genes > 500\".",
-            ) from None  # fmt: skip
-        if mask.dtype != bool or mask.shape != (n_cells,):
-            raise OptionError("is not true or false for each cell", where=f"{where}={index!r}")
-        return np.flatnonzero(mask)
-    array = np.asarray(index)
-    if array.ndim != 1:
-        raise OptionError("must be one-dimensional", where=where, value=f"its shape is {array.shape}")
+        return _queried(adata, n_cells, index, where)
+    array = _as_array(index, cell_names, where)
     if array.dtype == bool:
         if array.size != n_cells:
             raise OptionError(f"is a mask of {array.size} for {n_cells} cells", where=where)
         return np.flatnonzero(array)
     if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise OptionError("must hold positions, a mask or a query", where=where, value=f"its type is {array.dtype}")
+        raise OptionError(
+            "must hold positions, a mask or a query", where=where, value=f"its type is {array.dtype}",
+            fix="Of names of cells, adata.obs_names.isin(names) makes a mask.",
+        )  # fmt: skip
     if array.size and (array.min() < -n_cells or array.max() >= n_cells):
         worst = array.min() if array.min() < -n_cells else array.max()
         raise OptionError(f"holds a position outside {n_cells} cells", where=where, value=str(worst))
-    return np.unique(np.where(array < 0, array + n_cells, array)).astype(np.int64)
+    found = array.astype(np.int64)
+    return np.unique(np.where(found < 0, found + n_cells, found))
+
+
+def _queried(adata: AnnData | None, n_cells: int, query: str, where: str) -> Positions:
+    if adata is None:
+        raise InputError(
+            "is a query of an AnnData that is gone or has other cells now",
+            where=where,
+            fix="Pass adata=..., or a mask.",
+        )
+    try:
+        chosen: Any = adata.obs.eval(query, engine="python", local_dict={}, global_dict={})
+        mask = _without_missing(chosen)
+    except Exception as error:  # pandas raises whatever the query makes it raise
+        raise OptionError(
+            "is no query of obs", where=f"{where}={query!r}", value=f"{type(error).__name__}: {error}"[:200],
+            fix="Write it as for obs.query: \"cell_type == 'B' and n_genes > 500\".",
+        ) from None  # fmt: skip
+    if mask.dtype != bool or mask.shape != (n_cells,):
+        raise OptionError("is not true or false for each cell", where=f"{where}={query!r}")
+    return np.flatnonzero(mask)
+
+
+def _as_array(index: Any, cell_names: Any, where: str) -> npt.NDArray[Any]:
+    """Return a mask or positions as an array; a mask that is a Series of named cells in the order of the cells."""
+    if isinstance(index, pd.Series) and _without_missing(index).dtype == bool:
+        mask = obs_column(None, index, cell_names=cell_names, where=where)
+        return np.asarray(mask == "True", bool)
+    try:
+        array = _without_missing(index)
+    except (TypeError, ValueError):
+        raise OptionError("must hold positions, a mask or a query", where=where, value=repr(index)[:80]) from None
+    if array.ndim != 1:
+        raise OptionError("must be one-dimensional", where=where, value=f"its shape is {array.shape}")
+    return array
+
+
+def _without_missing(values: Any) -> npt.NDArray[Any]:
+    """Return an array, in which a missing value of a nullable boolean is False."""
+    nullable = isinstance(getattr(values, "dtype", None), pd.BooleanDtype)
+    return values.to_numpy(bool, na_value=False) if nullable else np.asarray(values)

@@ -69,7 +69,11 @@ def obs_column(adata: AnnData | None, key: Any, *, cell_names: Any, where: str) 
         column = column_of(adata, key)
     else:
         column = _as_column(key, np.asarray(cell_names, dtype=object), where)
-    codes, names = category_codes(column)
+    try:
+        codes, names = category_codes(column)
+    except TypeError:  # lists, dictionaries: what cannot be told apart
+        kinds = listed(sorted({type(value).__name__ for value in column}), limit=3)
+        raise SchemaError("holds values that name no group", where=where, value=f"they are of type {kinds}") from None
     if not names:
         raise SchemaError("has no value for any cell", where=f"{where}={key!r}" if isinstance(key, str) else where)
     found: pd.Categorical[Any] = pd.Categorical.from_codes(codes, categories=pd.Index(names))

@@ -140,7 +140,7 @@ def batch_codes(transform_batch: str | Sequence[str] | None, schema: Schema) -> 
     """Return the codes of the batches named, or None for each cell's own."""
     if transform_batch is None:
         return None
-    names = [transform_batch] if isinstance(transform_batch, str | int) else list(transform_batch)
+    names = [transform_batch] if np.isscalar(transform_batch) else list(transform_batch)
     codes = {batch: i for i, batch in enumerate(schema.batches)}
     unknown = [b for b in names if str(b) not in codes]
     if unknown:

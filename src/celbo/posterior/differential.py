@@ -79,6 +79,9 @@ class Question:
                 raise OptionError(
                     "is not a choice", where=f"{name}={getattr(self, name)!r}", fix=f"Known: {listed(known)}."
                 )
+        for name in ("calibrated", "batch_correction", "importance_weighting"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise OptionError("is not True or False", where=f"{name}={getattr(self, name)!r}")
         for name, value in (("delta", self.delta), ("pseudocount", self.pseudocount)):
             if value is not None and not (_is_number(value) and 0 <= value < np.inf):
                 raise OptionError("is not a number of at least 0", where=f"{name}={value!r}")
@@ -189,10 +192,9 @@ def _corrected(
     if data.counts.values.dtype.kind == "f":
         fix = "Use calibrated=False: pairs of decoded cells need no counts."
         raise InputError("are not counts, which the calibrated comparison needs", where="the data", fix=fix)
+    if samples is not None:
+        _require_samples(groups, samples)
     units = Units.of(data, groups.cells, samples=samples, at_most=question.n_samples, seed=question.seed)
-    for name, size in zip(groups.names, units.sizes, strict=True):
-        if size == 0:
-            raise InputError("has no cells with a sample", where=f"group {name!r}")
     parts: list[list[Contrast]] = [[] for _ in groups.comparisons]
     for genes in gene_slices(data.n_genes, _ARRAYS * len(units.group)):
         counted = tally(
@@ -204,10 +206,42 @@ def _corrected(
             part.append(
                 contrast(counted, c.groups1, c.groups2, by_batch=batches is not None, over_samples=over_samples)
             )
+            if not np.isfinite(part[-1].scale1 + part[-1].scale2).all():
+                _refuse_no_mean(data, genes, part[-1])
     contrasts = [Contrast.of_slices(part) for part in parts]
     if batches is not None:
         _warn_without_overlap(groups.comparisons, contrasts)
     return [_posterior(one, question) for one in contrasts]
+
+
+def _require_samples(groups: Groups, samples: Codes) -> None:
+    known = [np.unique(samples[cells][samples[cells] >= 0]) for cells in groups.cells]
+    for name, codes in zip(groups.names, known, strict=True):
+        if len(codes) == 0:
+            raise InputError("has no cells with a sample", where=f"group {name!r}")
+    everyone = np.concatenate(groups.cells)
+    n_samples, n_cells = len(np.unique(np.concatenate(known))), int((samples[everyone] >= 0).sum())
+    if 2 * n_samples > n_cells:
+        raise InputError(
+            f"names {n_samples} samples of {n_cells} cells",
+            where="sample_key",
+            fix="A sample is what many cells come from: a donor, a mouse, a well.",
+        )
+    for c in groups.comparisons:
+        for name, side in ((c.name1, c.groups1), (c.name2, c.groups2)):
+            if len(np.unique(np.concatenate([known[i] for i in side]))) < 2:
+                fix = "A comparison over samples needs at least two in each group: leave it out, or give no sample_key."
+                raise InputError("is of one sample only", where=f"group {name!r}", fix=fix)
+
+
+def _refuse_no_mean(data: CellData, genes: slice, found: Contrast) -> None:
+    names = np.asarray(data.schema.genes)[genes][~np.isfinite(found.scale1 + found.scale2)]
+    raise InputError(
+        f"expects infinite counts of {len(names)} genes: heavy tails without a mean",
+        where="the model",
+        value=listed(names.tolist(), limit=3),
+        fix="Train one with another likelihood (nb), or use calibrated=False.",
+    )
 
 
 def _warn_without_overlap(comparisons: Sequence[Comparison], contrasts: Sequence[Contrast]) -> None:
