@@ -46,7 +46,8 @@ Doubles = npt.NDArray[np.float64]
 _ROWS = 4096
 _MOST_DISPERSION = 100.0
 _PRIOR_DF = 30.0
-"""Degrees of freedom of the belief that weighted counts vary as the dispersion of all units together says."""
+"""Degrees of freedom of the belief that the counts of a group vary as the dispersion of all units together says."""
+_MOST_DF = 1e6
 _LEAST_SPREAD = 0.5
 _UNDER_EACH, _DECODED = 64, 20_000
 """Most cells of a group and batch that are decoded under every batch, and most decoded cells in all."""
@@ -164,7 +165,7 @@ def tally(
     genes = slice(0, data.n_genes) if genes is None else genes
     sizes = (data.library if data.size_factor is None else data.size_factor).astype(np.float64)
     raw = _raw_moments(data, units, sizes, genes)
-    inverse_theta = _dispersion(raw, units.n_cells)
+    variance = _dispersion(raw, units.n_cells)
     n_groups = len(units.sizes)
     rate = _per_group(raw.x, units.group, n_groups) / _per_group(raw.size[:, None], units.group, n_groups)
     unit_rate = raw.x / raw.size[:, None]
@@ -178,7 +179,7 @@ def tally(
             last = first + codes[-1] + 1
             which = torch.nn.functional.one_hot(torch.from_numpy(codes)).T.float()
             size = torch.from_numpy(sizes[units.cells[at]]).float()[:, None]
-            weight = 1 / (1 + size * _rows(rate * inverse_theta, units.group[units.unit[at]]))
+            weight = 1 / (1 + size * _rows(rate * variance[0], units.group[units.unit[at]]))
             x = block.batch.rows.dense[:, genes].cpu().float()
             counts[first:last] += _summed(which, weight * x)
             expected[first:last] += _summed(which, weight * _cpu(network.likelihood.mean(parameters))[:, genes])
@@ -188,7 +189,7 @@ def tally(
         reference = (
             own if batches is None else own * _ratio(network, data, units, list(batches), genes=genes, seed=seed)
         )
-    spread, df = _spread(units, counts, squares, inverse_theta=inverse_theta, rate=rate, sizes=sizes)
+    spread, df = _spread(units, counts, squares, variance=variance, rate=rate, sizes=sizes)
     share = _per_group(reference * units.n_cells[:, None], units.group, n_groups)
     share /= _per_group(units.n_cells[:, None], units.group, n_groups)
     return Tally(units, counts, expected / np.maximum(reference, _NONE), share, spread, df)
@@ -214,30 +215,64 @@ def _raw_moments(data: CellData, units: Units, sizes: Doubles, genes: slice) -> 
     return _Moments(x, xx, lx, size, squared)
 
 
-def _dispersion(raw: _Moments, n: Doubles) -> Doubles:
-    """Return 1 / theta of each gene, by moments over all units of two cells and more; (genes,), at least 0.
+def _dispersion(raw: _Moments, n: Doubles) -> tuple[Doubles, Doubles]:
+    """Return 1 / theta of each gene, at least 0, and the degrees of freedom of a prior of its variance; (genes,) each.
 
-    It is the variance within units beyond Poisson: E sum (x - l r)^2 = sum (l r + (l r)^2 / theta).
+    The variance within units is sum (l r + (l r)^2 / theta), and its estimate the sum of squares around their rates, of
+    all units of two cells and more. Genes of about the same mean have about the same dispersion: the trend. A gene's
+    own lies around it with a standard deviation of 1 in its log, of which the variance feels the share s that is not
+    Poisson: a prior of 2 / s^2 degrees of freedom. Without it the few large counts that a small group happened not to
+    have would make skewed genes look certain.
     """
     some = n > 1
     rate = raw.x[some] / raw.size[some, None]
     about = raw.xx[some] - 2 * rate * raw.lx[some] + rate**2 * raw.size_squared[some, None]
-    beyond = (about * (n[some] / np.maximum(n[some] - 1, 1))[:, None] - raw.x[some]).sum(0)
-    quadratic = (rate**2 * raw.size_squared[some, None]).sum(0)
-    inverse_theta: Doubles = np.clip(beyond / np.maximum(quadratic, _NONE), 0.0, _MOST_DISPERSION)
-    return inverse_theta
+    squares = (about * (n[some] / np.maximum(n[some] - 1, 1))[:, None]).sum(0)
+    poisson, quadratic = raw.x[some].sum(0), (rate**2 * raw.size_squared[some, None]).sum(0)
+    mean = raw.x.sum(0) / n.sum()
+    trend = _trend(mean, squares - poisson, quadratic)
+    expected = poisson + trend * quadratic
+    beyond_poisson = trend * quadratic / np.maximum(expected, _NONE)
+    df = _df(np.maximum(n - 1, 0).sum(), mean, trend)
+    prior_df = np.minimum(2 / np.maximum(beyond_poisson, 1e-6) ** 2, _MOST_DF)
+    moderated = (prior_df + df * _ratio_or_one(squares, expected)) / (prior_df + df) * expected
+    inverse_theta = np.clip((moderated - poisson) / np.maximum(quadratic, _NONE), 0.0, _MOST_DISPERSION)
+    return inverse_theta, prior_df
+
+
+def _trend(mean: Doubles, above: Doubles, below: Doubles) -> Doubles:
+    """Return the ratio of two sums over genes of about the same mean, at least 0; (genes,).
+
+    Of bins of at least 50 genes, 20 at most, and linear in the log of the mean between their middles.
+    """
+    seen = np.flatnonzero(mean > 0)
+    if len(seen) == 0:
+        return np.zeros(len(mean))
+    bins = np.array_split(seen[np.argsort(mean[seen], kind="stable")], max(1, min(20, len(seen) // 50)))
+    ratios = [max(0.0, float(above[part].sum() / max(below[part].sum(), _NONE))) for part in bins]
+    return np.interp(np.log(np.maximum(mean, _NONE)), [np.log(mean[part]).mean() for part in bins], ratios)
+
+
+def _df(freedom: npt.ArrayLike, mean: Doubles, inverse_theta: Doubles) -> Doubles:
+    """Return the degrees of freedom of a variance that is estimated from squared residuals.
+
+    They are few where counts are rare or skewed: of a negative binomial count of variance v, (x - mean)^2 / v has the
+    variance 2 + 6 / theta + 1 / v, and not the 2 of a normal one.
+    """
+    variance = mean * (1 + mean * inverse_theta)
+    df: Doubles = 2 * np.asarray(freedom, np.float64) / (2 + 6 * inverse_theta + 1 / np.maximum(variance, 1e-9))
+    return df
 
 
 def _spread(
-    units: Units, counts: Doubles, squares: Doubles, *, inverse_theta: Doubles, rate: Doubles, sizes: Doubles
+    units: Units, counts: Doubles, squares: Doubles, *, variance: tuple[Doubles, Doubles], rate: Doubles, sizes: Doubles
 ) -> tuple[Doubles, Doubles]:
     """Return the variance of weighted counts over that of Poisson counts in each group, and its degrees of freedom.
 
-    Squared residuals have few degrees of freedom where counts are rare or skewed: of a negative binomial count with
-    variance v, (x - mean)^2 / v has the variance 2 + 6 / theta + 1 / v. The groups are shrunk towards all together, and
-    these towards 1.
+    It is 1 where the dispersion of all units together holds for the group, and shrunk towards it.
     """
     n, n_groups = units.n_cells, len(units.sizes)
+    inverse_theta, prior_df = variance
     some = (n > 1)[:, None]
     observed = _per_group(np.where(some, squares * (n / np.maximum(n - 1, 1))[:, None], 0.0), units.group, n_groups)
     poisson = _per_group(np.where(some, counts, 0.0), units.group, n_groups)
@@ -245,13 +280,10 @@ def _spread(
     mean_size = np.bincount(units.group[units.unit], sizes[units.cells], n_groups) / np.bincount(
         units.group[units.unit], minlength=n_groups
     )
-    mean = rate * mean_size[:, None]
-    variance = mean * (1 + mean * inverse_theta)
-    df = 2 * freedom / (2 + 6 * inverse_theta + 1 / np.maximum(variance, 1e-9))
-    pooled_df = df.sum(0)
-    pooled = (_PRIOR_DF + pooled_df * _ratio_or_one(observed.sum(0), poisson.sum(0))) / (_PRIOR_DF + pooled_df)
-    spread = (_PRIOR_DF * pooled + df * _ratio_or_one(observed, poisson)) / (_PRIOR_DF + df)
-    return np.maximum(spread, _LEAST_SPREAD), _PRIOR_DF + df
+    df = _df(freedom, rate * mean_size[:, None], inverse_theta)
+    spread = (_PRIOR_DF + df * _ratio_or_one(observed, poisson)) / (_PRIOR_DF + df)
+    known = prior_df * df / np.maximum(df.sum(0), _NONE)  # what the prior says is shared out to the groups
+    return np.maximum(spread, _LEAST_SPREAD), np.maximum(known + df, 1.0)
 
 
 def _ratio_or_one(above: Doubles, below: Doubles) -> Doubles:
