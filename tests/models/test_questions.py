@@ -12,8 +12,8 @@ import pytest
 
 import celbo
 from celbo.errors import CelboWarning, InputError, NotTrainedError, OptionError, SchemaError
+from celbo.models import questions
 from celbo.models.base import CountModel
-from celbo.models.questions import PosteriorQuestions
 
 MARKERS = ["CD3D", "CD3E", "LYZ"]
 SYSTEMS = ("SCVI", "LDVAE", "SCVAE", "VAE")
@@ -55,7 +55,7 @@ def test_every_model_of_counts_answers(adata, name) -> None:
     assert check["mean_observed"].to_numpy() == pytest.approx(adata[cells, MARKERS].X.toarray().mean(0), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in vars(PosteriorQuestions) if not n.startswith("_")])
+@pytest.mark.parametrize("name", questions.__all__)
 def test_a_question_is_documented_and_needs_a_trained_model(adata, name) -> None:
     method = getattr(celbo.SCVI(adata, seed=0), name)
     for section in ("Parameters\n", "Returns\n", "Raises\n"):

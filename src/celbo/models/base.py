@@ -21,7 +21,8 @@ import torch
 from celbo.data.cells import CellData, open_anndata
 from celbo.data.schema import Schema
 from celbo.errors import InputError, NotTrainedError
-from celbo.models.comparisons import Comparisons
+from celbo.models import questions
+from celbo.models.group_questions import differential_expression
 from celbo.models.options import (
     Indices,
     batch_codes,
@@ -33,7 +34,6 @@ from celbo.models.options import (
     requires_counts,
     split_options,
 )
-from celbo.models.questions import PosteriorQuestions
 from celbo.training.device import check_seed
 from celbo.training.engine import FitResult, fit
 from celbo.training.plan import TrainConfig
@@ -319,7 +319,7 @@ class Model(Generic[ConfigT]):
         """Whether an AnnData still has the cells it had when the model was built: it may have been cut in place."""
         return self.data is not None and np.array_equal(np.asarray(adata.obs_names, str), self.data.cell_names)
 
-    def _obs_of(self, adata: AnnData | None) -> AnnData | None:
+    def obs_of(self, adata: AnnData | None) -> AnnData | None:
         """Return the AnnData whose columns describe the cells asked about; None where that of the model is gone."""
         own = self._adata() if adata is None else None
         return adata if adata is not None else own if own is not None and self._same_cells(own) else None
@@ -398,8 +398,14 @@ class DenoisingModel(Model[ConfigT]):
         return pd.DataFrame(values, index=cells, columns=names if genes is None else names[genes])
 
 
-class CountModel(DenoisingModel[ConfigT], Comparisons, PosteriorQuestions):
-    """A model of counts: expression, evidence and samples besides the latent state."""
+class CountModel(DenoisingModel[ConfigT]):
+    """A model of counts: expression, evidence, samples and comparisons besides the latent state."""
+
+    differential_expression = differential_expression
+    differential_abundance = questions.differential_abundance
+    get_credible_intervals = questions.get_credible_intervals
+    get_feature_correlation_matrix = questions.get_feature_correlation_matrix
+    posterior_predictive_check = questions.posterior_predictive_check
 
     def get_normalized_expression(
         self,

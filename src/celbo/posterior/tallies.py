@@ -156,7 +156,7 @@ def tally(
         Codes of the batches that mean shares are decoded under, in the proportions of the cells; None is each cell's
         own.
     genes
-        The genes to count; None is all. What is found of a gene does not depend on it.
+        The genes to count; None is all. The trend of the dispersions over genes is that of these genes.
     importance_weighting
         Draw latent states from the posterior itself by importance resampling, not from q.
     seed
