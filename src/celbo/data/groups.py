@@ -137,7 +137,8 @@ def _by_column(adata: AnnData | None, cell_names: Any, groupby: Any, group1: Any
         raise OptionError("is compared with itself", where=repr(second))
     if len(wanted) != len(set(wanted)) or not wanted:
         raise OptionError("names no group, or one twice", where="group1", value=listed(wanted))
-    used = names if second is None else asked  # without a second group, the rest is all the others
+    # without a second group the rest is all the others; in one order always, so that to swap the sides is to negate
+    used = names if second is None else [name for name in names if name in asked]
     place = {name: i for i, name in enumerate(used)}
     cells = tuple(np.flatnonzero(codes == names.index(name)) for name in used)
     comparisons = []
@@ -178,9 +179,12 @@ def _by_index(adata: AnnData | None, cell_names: Any, idx1: Any, idx2: Any) -> G
             value=listed(shared),
             fix="A cell can be on one side only.",
         )
-    sides = ("group1", "group2" if idx2 is not None else REST)
-    _warn_of_few([f"{name} ({len(c)})" for name, c in zip(sides, (one, two), strict=True) if len(c) < _FEW])
-    return Groups(sides, (one, two), (Comparison(sides[0], sides[1], (0,), (1,)),))
+    sides = [("group1", one), ("group2" if idx2 is not None else REST, two)]
+    _warn_of_few([f"{name} ({len(cells)})" for name, cells in sides if len(cells) < _FEW])
+    first = int(one[0] > two[0])  # in one order always, so that to swap the sides is to negate
+    ordered = sides[::-1] if first else sides
+    comparison = Comparison(sides[0][0], sides[1][0], (first,), (1 - first,))
+    return Groups(tuple(name for name, _ in ordered), tuple(cells for _, cells in ordered), (comparison,))
 
 
 def _cells(adata: AnnData | None, cell_names: Any, index: Any, where: str) -> Positions:
