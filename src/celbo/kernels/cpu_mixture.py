@@ -23,6 +23,7 @@ _ROOT_HALF = math.sqrt(0.5)
 _FAR = 38.0
 """Standard deviations beyond which the tail of a normal is 0 in float64."""
 _TINY = 1e-300
+_LEAST_WEIGHT = 1e-12
 
 
 def _compiled(function: F) -> F:
@@ -83,8 +84,31 @@ def mixture_marginals(likelihood: Doubles, boundaries: Doubles, sds: Doubles) ->
 
 
 @_compiled
-def mixture_weights(marginals: Doubles, penalty: Doubles, n_iterations: int, tolerance: float) -> Doubles:
-    """Return the weights of the components that make all likelihoods together largest, by expectation maximisation.
+def _em_step(marginals: Doubles, penalty: Doubles, weights: Doubles, out: Doubles) -> float:
+    """Write the next weights of expectation maximisation, and return the objective at the present ones."""
+    n, n_components = marginals.shape
+    out[:] = penalty - 1.0
+    objective = 0.0
+    for k in range(n_components):
+        if penalty[k] > 1:
+            objective += (penalty[k] - 1.0) * math.log(max(weights[k], _TINY))
+    for i in range(n):
+        total = _TINY
+        for k in range(n_components):
+            total += weights[k] * marginals[i, k]
+        objective += math.log(total)
+        for k in range(n_components):
+            out[k] += weights[k] * marginals[i, k] / total
+    out /= out.sum()
+    return objective
+
+
+@_compiled
+def mixture_weights(marginals: Doubles, penalty: Doubles, n_rounds: int, tolerance: float) -> Doubles:
+    """Return the weights of the components that make all likelihoods together largest.
+
+    Expectation maximisation, two steps of which are extrapolated (SQUAREM, Varadhan and Roland 2008,
+    doi:10.1111/j.1467-9469.2007.00585.x); an extrapolation that does not pay is taken back. The problem is concave.
 
     Parameters
     ----------
@@ -92,25 +116,28 @@ def mixture_weights(marginals: Doubles, penalty: Doubles, n_iterations: int, tol
         `mixture_marginals(...)`, each row up to a factor.
     penalty
         Exponents of the Dirichlet prior of the weights, at least 1; (components,).
-    n_iterations, tolerance
-        When to stop: after so many rounds, or once no weight moves by more.
+    n_rounds, tolerance
+        When to stop: after so many rounds of three steps, or once no step moves a weight by more.
     """
-    n, n_components = marginals.shape
+    n_components = marginals.shape[1]
     weights = penalty / penalty.sum()
-    new = np.empty(n_components)
-    for _ in range(n_iterations):
-        new[:] = penalty - 1.0
-        for i in range(n):
-            total = _TINY
-            for k in range(n_components):
-                total += weights[k] * marginals[i, k]
-            for k in range(n_components):
-                new[k] += weights[k] * marginals[i, k] / total
-        new /= new.sum()
-        moved = np.abs(new - weights).max()
-        weights[:] = new
-        if moved < tolerance:
+    one, two, three = np.empty(n_components), np.empty(n_components), np.empty(n_components)
+    for _ in range(n_rounds):
+        _em_step(marginals, penalty, weights, one)
+        before = _em_step(marginals, penalty, one, two)
+        first, second = one - weights, two - 2 * one + weights
+        if np.abs(first).max() < tolerance:
+            weights[:] = two
             break
+        curvature = math.sqrt((second * second).sum())
+        stride = 1.0 if curvature == 0.0 else max(1.0, math.sqrt((first * first).sum()) / curvature)
+        # weights stay positive, so that no component is lost for good
+        weights[:] = np.maximum(weights + 2 * stride * first + stride * stride * second, _LEAST_WEIGHT)
+        weights /= weights.sum()
+        if _em_step(marginals, penalty, weights, three) >= before:
+            weights[:] = three
+        else:
+            weights[:] = two
     return weights
 
 

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from sklearn.mixture import GaussianMixture
 
 from celbo.data.cells import CellData
@@ -211,7 +213,8 @@ def _corrected(
     contrasts = [Contrast.of_slices(part) for part in parts]
     if batches is not None:
         _warn_without_overlap(groups.comparisons, contrasts)
-    return [_posterior(one, question) for one in contrasts]
+    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:  # compiled loops without the GIL
+        return list(pool.map(lambda one: _posterior(one, question), contrasts))
 
 
 def _require_samples(groups: Groups, samples: Codes) -> None:
@@ -349,8 +352,8 @@ def _table(
             "pseudocount": found.pseudocount,
         }
     table = pd.DataFrame(columns, index=pd.Index(data.schema.genes, name="gene"))
-    strength = np.abs(evidence) if question.mode == "vanilla" else evidence
-    return table.iloc[np.lexsort((-np.abs(changes.mean), -strength))]
+    weakness = -np.abs(evidence) if question.mode == "vanilla" else changes.not_p
+    return table.iloc[np.lexsort((-np.abs(changes.mean), weakness))]
 
 
 _TINY = 1e-300

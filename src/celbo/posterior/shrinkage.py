@@ -169,10 +169,10 @@ class OnGrid:
             parts.append((boundaries, np.exp(log_likelihood(part, 0.5 * (boundaries[:, 1:] + boundaries[:, :-1])))))
         return cls(evidence, *(np.concatenate([part[i] for part in parts]) for i in (0, 1)))
 
-    def fit_prior(self, *, n_iterations: int = 1000, tolerance: float = 1e-6) -> Doubles:
+    def fit_prior(self, *, n_rounds: int = 500, tolerance: float = 1e-6) -> Doubles:
         """Return the weights of the components of the prior that explain all genes together best; (components,).
 
-        Expectation maximisation of the penalised likelihood of Stephens (2017): a penalty of 10 on the first component.
+        The penalised likelihood of Stephens (2017), a penalty of 10 on the first component, at its maximum.
         Genes without counts say nothing and do not enter.
         """
         e = self.evidence
@@ -181,7 +181,7 @@ class OnGrid:
         marginals /= np.maximum(marginals.max(1, keepdims=True), _TINY)
         penalty = np.ones(len(PRIOR_SD))
         penalty[0] = _NULL_PENALTY
-        return mixture_weights(marginals, penalty, n_iterations, tolerance)
+        return mixture_weights(marginals, penalty, n_rounds, tolerance)
 
     def posterior(self, weights: Doubles) -> Posterior:
         """Return the posterior of each gene under a prior with these weights."""
@@ -272,9 +272,9 @@ def expected_fdr(not_p: Doubles) -> Doubles:
     Calling the genes at which it is at most a target keeps the expected share of false calls at the target, if the
     probabilities are right (Newton et al. 2004, doi:10.1093/biostatistics/5.2.155).
     """
-    order = np.argsort(not_p, kind="stable")
-    found = np.empty(len(not_p))
-    found[order] = np.cumsum(not_p[order]) / np.arange(1, len(not_p) + 1)
+    ascending = np.sort(not_p)
+    n = np.searchsorted(ascending, not_p, side="right")  # genes of the same evidence are called together
+    found: Doubles = np.cumsum(ascending)[n - 1] / n
     return found
 
 
