@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from celbo.data.groups import REST
 from celbo.errors import InputError, OptionError, listed
 
 __all__ = ["REST", "called", "comparisons_of", "evidence", "expression_of", "one_comparison", "require", "top_genes"]
 
 Doubles = NDArray[np.float64]
 
-REST = "rest"
-"""Name of the second group where a group is compared with all others."""
 _CLEAR = 3.0
 """Log odds (about 20 to 1) from which a gene is taken as surely different where the table has no calls."""
 _FOUND = 0.25
