@@ -83,6 +83,7 @@ def test_the_columns_are_those_of_the_contract(model, options, columns) -> None:
 def test_the_strongest_come_first_and_are_called_down_to_the_target(model, options, target) -> None:
     table = ask(model, group1=None, fdr_target=target, **options)
     for _, part in table.groupby("group1"):
+        assert part["proba_de"].between(0, 1).all()
         assert (np.diff(part["proba_de"]) <= 1e-12).all()
         assert (np.diff(part["expected_fdr"]) >= 0).all()
         assert (part["is_de"] == (part["expected_fdr"] <= target)).all()

@@ -229,7 +229,7 @@ class Posterior:
             p, not_p = up + down, (mass * np.clip(below + above - 1, 0.0, 1.0)).sum(1)
         tail = 0.5 * (1 - level)
         lower, median, upper = (_quantile(mass, ends, q) for q in (tail, 0.5, 1 - tail))
-        return FoldChanges(mean, median, np.sqrt(variance), lower, upper, p, np.maximum(not_p, _TINY))
+        return FoldChanges(mean, median, np.sqrt(variance), lower, upper, np.minimum(p, 1.0), np.maximum(not_p, _TINY))
 
 
 def _with_pseudocount(evidence: Evidence, log_ratio: Doubles, pseudocount: float) -> Doubles:
