@@ -60,7 +60,7 @@ def cells_of(mask: object) -> list[int]:
     return np.flatnonzero(np.asarray(mask, bool)).tolist()
 
 
-# -- by column or values ---------------------------------------------------------------------------------------------
+# -- by column or values -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
