@@ -19,6 +19,8 @@ Codes = npt.NDArray[np.int64]
 
 _FITTED = 5000
 _PER_DIMENSION = 5
+_FLAT = 1e-6
+"""Standard deviation along an axis, over the largest latent mean, up to which it is rounding of float32."""
 
 
 def densest_cells(network: Network, data: CellData, cells: Codes, share: float, *, seed: int) -> Codes:
@@ -49,8 +51,18 @@ def densest_cells(network: Network, data: CellData, cells: Codes, share: float, 
         )
         warnings.warn(CelboWarning(text), stacklevel=2)
         return cells
+    means = _whitened(means)
     rng = np.random.default_rng([seed, 4])
     sample = means if len(means) <= _FITTED else means[rng.permutation(len(means))[:_FITTED]]
-    fitted = MinCovDet(random_state=seed).fit(sample)
+    distance = MinCovDet(random_state=seed).fit(sample).mahalanobis(means) if means.size else np.zeros(len(cells))
     n_kept = max(1, round(share * len(cells)))
-    return np.sort(cells[np.argsort(fitted.mahalanobis(means), kind="stable")[:n_kept]])
+    return np.sort(cells[np.argsort(distance, kind="stable")[:n_kept]])
+
+
+def _whitened(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the coordinates of the cells along the axes in which they differ, each with a standard deviation of 1."""
+    centred = means - means.mean(0)
+    axes, length, _ = np.linalg.svd(centred, full_matrices=False)
+    root = np.sqrt(len(means))
+    whitened: npt.NDArray[np.float64] = root * axes[:, length > _FLAT * root * np.abs(means).max()]
+    return whitened
