@@ -274,7 +274,12 @@ def test_a_model_that_was_not_trained_is_a_named_error(adata) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"idx1": [1, 2, 3]}, "Fewer than 10 cells"), ({"groupby": "batch"}, "No batch holds cells of both")],
+    [
+        ({"idx1": [1, 2, 3]}, "Fewer than 10 cells"),
+        ({"groupby": np.arange(300) < 3}, "Fewer than 10 cells"),
+        ({"groupby": "batch"}, "No batch holds cells of both"),
+    ],
+    ids=["positions", "values", "batch"],
 )
 def test_a_warning_points_to_the_line_of_the_user(model, options, words) -> None:
     with pytest.warns(CelboWarning, match=words) as caught:

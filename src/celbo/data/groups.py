@@ -99,21 +99,17 @@ def groups_of(
     if groupby is None:
         if group1 is not None or group2 is not None:
             raise OptionError("go with groupby, not with idx1", where="group1 and group2")
-        return _by_index(adata, cell_names, idx1, idx2)
-    if idx2 is not None:
+        groups = _by_index(adata, cell_names, idx1, idx2)
+    elif idx2 is not None:
         raise OptionError("goes with idx1, not with groupby", where="idx2")
-    groups = _by_column(adata, cell_names, groupby, group1, group2)
-    few = [
-        f"{name} ({len(cells)})" for name, cells in zip(groups.names, groups.cells, strict=True) if len(cells) < _FEW
-    ]
-    _warn_of_few(few)
-    return groups
-
-
-def _warn_of_few(few: Sequence[str]) -> None:
+    else:
+        groups = _by_column(adata, cell_names, groupby, group1, group2)
+    sizes = [f"{name} ({len(cells)})" for name, cells in zip(groups.names, groups.cells, strict=True)]
+    few = [size for size, cells in zip(sizes, groups.cells, strict=True) if len(cells) < _FEW]
     if few:
-        text = f"Fewer than {_FEW} cells in {listed(few)}: their fold changes are hardly more than the prior."
-        warnings.warn(CelboWarning(text), stacklevel=5)
+        text = f"Fewer than {_FEW} cells in {listed(few)}: only large differences show, and only of these few cells."
+        warnings.warn(CelboWarning(text), stacklevel=3)
+    return groups
 
 
 def _by_column(adata: AnnData | None, cell_names: Any, groupby: Any, group1: Any, group2: Any) -> Groups:
@@ -180,7 +176,6 @@ def _by_index(adata: AnnData | None, cell_names: Any, idx1: Any, idx2: Any) -> G
             fix="A cell can be on one side only.",
         )
     sides = [("group1", one), ("group2" if idx2 is not None else REST, two)]
-    _warn_of_few([f"{name} ({len(cells)})" for name, cells in sides if len(cells) < _FEW])
     first = int(one[0] > two[0])  # in one order always, so that to swap the sides is to negate
     ordered = sides[::-1] if first else sides
     comparison = Comparison(sides[0][0], sides[1][0], (first,), (1 - first,))

@@ -122,7 +122,8 @@ def differential_expression(
 
     Examples
     --------
-    >>> markers = model.differential_expression(groupby="cell_type")
+    >>> table = model.differential_expression(groupby="cell_type")
+    >>> markers = table[table["is_de"] & (table["lfc_mean"] > 0)]
     >>> monocytes = model.differential_expression(groupby="cell_type", group1="CD14 Mono", group2="FCGR3A Mono")
     >>> model.differential_expression(groupby="arm", group1="treated", group2="control", sample_key="donor")
     """
