@@ -33,7 +33,7 @@ from typing import Any
 import machine
 import numpy as np
 from differential_scores import TARGETS, Evidence, null_summary, scored, summed_up
-from differential_sets import DONORS, INTERFERON, LEADING, NULLS, PLANTED, Question, kang, mixology
+from differential_sets import DONORS, INTERFERON, LEADING, NULLS, PLANTED, Question, kang, mixology, pooled_lfc
 from differential_sides import METHODS, OF_SAMPLES, OURS, PEER, Sides, tested
 from sklearn.metrics import average_precision_score
 
@@ -56,7 +56,7 @@ class Rows:
 
     def __init__(self, part: str, *, again: bool = False) -> None:
         self.path = FOLDER / f"{part}.jsonl"
-        self.again = again
+        self.again, self.commit = again, machine.commit()
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self._rows = {self.key(row): row for row in map(json.loads, lines)}
         self._asked: set[tuple[Any, ...]] = set()
@@ -72,7 +72,8 @@ class Rows:
         return [m for m, key in keys.items() if key not in self._rows or (self.again and key not in self._asked)]
 
     def add(self, **row: Any) -> None:
-        """Keep an answer, at once."""
+        """Keep an answer, at once, with the commit that gave it."""
+        row["commit"] = self.commit
         self._rows[self.key(row)] = row
         self._asked.add(self.key(row))
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -192,11 +193,11 @@ def truth(args: argparse.Namespace) -> None:
         place = np.cumsum(~judge) - 1
         trained_on = adata[~judge].copy()
         with Sides(trained_on, "mixology celseq2", peer=args.peer) as sides:
-            for name, (question, first, second) in pairs.items():
-                answer = tested(Question(adata, first, second), "wilcoxon")
-                asked_of = Question(trained_on, place[question.first], place[question.second])
+            for name, lines in pairs.items():
+                answer, rest = tested(lines.other_platform, "wilcoxon"), pooled_lfc(lines.rest)
+                asked_of = Question(trained_on, place[lines.question.first], place[lines.question.second])
                 for method in rows.lacks(asked, "mixology", name):
-                    told = against_platform(sides.ask(method, asked_of), answer)
+                    told = against_others(sides.ask(method, asked_of), answer, rest)
                     rows.add(set="mixology", seed=name, method=method, **told)
                     print(f"mixology {name} {method}: {told}", flush=True)
 
@@ -222,25 +223,27 @@ def interferon(evidence: Evidence, question: Question) -> dict[str, Any]:
     }
 
 
-def against_platform(evidence: Evidence, answer: Evidence) -> dict[str, Any]:
-    """Score calls of a few cells by what all cells of another platform say clearly, one way or the other."""
+def against_others(evidence: Evidence, answer: Evidence, rest: Any) -> dict[str, Any]:
+    """Score calls of a few cells by what all cells of another platform say clearly, and by the other cells' direction.
+
+    A call where nothing differs has the other direction in half of the cases, so that twice the share of calls with the
+    other direction estimates the share of false ones, from above where the other cells are not many.
+    """
     assert answer.lfc is not None
     changed = answer.calls[0.01] & (np.abs(answer.lfc) > 1)
     same = ~answer.calls[0.1] & (np.abs(answer.lfc) < 0.25)
-    clear = changed | same
-    called = evidence.calls[0.05]
-    out = {
-        "changed": int(changed.sum()),
-        "same": int(same.sum()),
-        "auprc": machine.significant(float(average_precision_score(changed[clear], evidence.score[clear]))),
-        "calls@0.05": int(called.sum()),
-        "found": machine.significant(float(called[changed].mean())),
-        "wrong": machine.significant(float(called[same].mean())),
+    clear, called = changed | same, evidence.calls[0.05]
+    out = {"changed": int(changed.sum()), "same": int(same.sum()), "calls@0.05": int(called.sum())}
+    shares = {
+        "auprc": float(average_precision_score(changed[clear], evidence.score[clear])),
+        "found": float(called[changed].mean()),
+        "called_of_same": float(called[same].mean()),
     }
-    if evidence.lfc is not None:
-        both = called & changed
-        out["direction"] = machine.significant(float(np.mean(np.sign(evidence.lfc[both]) == np.sign(answer.lfc[both]))))
-    return out
+    if evidence.lfc is not None and called.any():
+        sign = np.sign(evidence.lfc)
+        shares["false_by_direction"] = 2 * float(np.mean(sign[called] != np.sign(rest[called])))
+        shares["direction"] = float(np.mean((sign == np.sign(answer.lfc))[called & changed]))
+    return out | {name: machine.significant(value) for name, value in shares.items()}
 
 
 # -- seeds -----------------------------------------------------------------------------------------------------------
@@ -328,7 +331,9 @@ def summary(args: argparse.Namespace) -> None:
         rows.compact()
         nested: dict[str, Any] = defaultdict(lambda: defaultdict(dict))
         for (name, method, of_what), of in rows.by("set", "method", "seed").items():
-            nested[name][method][str(of_what)] = {k: v for k, v in of[0].items() if k not in ("set", "seed", "method")}
+            nested[name][method][str(of_what)] = {
+                k: v for k, v in of[0].items() if k not in ("set", "seed", "method", "commit")
+            }
         result[part] = nested
     machine.write_json(RESULT, result)
     for line in report(result):
@@ -351,7 +356,7 @@ def report(result: dict[str, Any]) -> Iterator[str]:
             yield f"{name} | {method} | {calls}, most {told['most_calls']}"
     for name, methods in result["truth"].items():
         shown_of = ("known_median_rank", "known_called", "known_in_top_30", "leading_median_rank", "leading_called",
-                    "calls@0.05", "auprc", "found", "wrong", "direction")  # fmt: skip
+                    "calls@0.05", "auprc", "found", "called_of_same", "false_by_direction", "direction")  # fmt: skip
         for method in (m for m in METHODS if m in methods):
             of = list(methods[method].values())
             means = {k: machine.significant(float(np.mean([o[k] for o in of])), 3) for k in shown_of if k in of[0]}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from time_to_quality import SETS, chosen
@@ -177,6 +178,8 @@ class Donors:
     cells: int = 60
     """Of a sample, nearly."""
     library: float = 2_000.0
+    uneven: bool = False
+    """Samples of 0.1 to 1 times the cells; the variance of the effects is gamma distributed over genes."""
 
     def make(self, seed: int) -> Question:
         """Draw the cells; each batch has as many samples of either group, else as near as can be."""
@@ -188,12 +191,12 @@ class Donors:
             n_batches=self.batches,
             n_cell_types=types,
             n_samples_per_batch=per_batch,
-            sample_effect=self.effect,
+            sample_effect=0.0 if self.uneven else self.effect,
             de_fraction=self.changed / 2,
             library_size=self.library,
             seed=2_000 + seed,
         )
-        return self.split(adata, seed)
+        return self.split(_unevened(adata, self.effect, seed) if self.uneven else adata, seed)
 
     def split(self, adata: AnnData, seed: int) -> Question:
         """Give the samples to the groups at random."""
@@ -216,6 +219,23 @@ class Donors:
         return _question(adata, [np.flatnonzero((arm == i) & (code == i)) for i in (0, 1)], truth, "sample")
 
 
+def _unevened(adata: AnnData, effect: float, seed: int) -> AnnData:
+    """Give samples other sizes, and effects by thinning, their variance gamma distributed over genes."""
+    rng = np.random.default_rng([seed, 7])
+    codes = pd.Categorical(adata.obs["sample"].astype(str)).codes
+    n_samples = int(codes.max()) + 1
+    keep = rng.random(adata.n_obs) < rng.uniform(0.1, 1.0, n_samples)[codes]
+    sizes = effect * np.sqrt(rng.gamma(1.0, 1.0, adata.n_vars))
+    drawn = sizes * rng.standard_normal((n_samples, adata.n_vars))
+    share = np.exp(drawn - drawn.max(0))
+    out = adata[keep].copy()
+    x = out.X.tocoo()
+    x.data = rng.binomial(x.data.astype(np.int64), share[codes[keep][x.row], x.col]).astype(np.float32)
+    out.X = x.tocsr()
+    out.X.eliminate_zeros()
+    return out
+
+
 DONORS = {
     donors.name: donors
     for changed, what in ((0.0, "null"), (0.1, "planted"))
@@ -225,6 +245,8 @@ DONORS = {
         Donors(f"3 v 3 donors of one batch, {what}", 3, 1, 0.25, changed),
         Donors(f"3 v 3 donors of 3 batches, {what}", 3, 3, 0.25, changed),
         Donors(f"6 v 6 donors without effects, {what}", 6, 1, 0.0, changed),
+        Donors(f"6 v 6 uneven donors of one batch, {what}", 6, 1, 0.25, changed, uneven=True),
+        Donors(f"3 v 3 uneven donors of one batch, {what}", 3, 1, 0.25, changed, uneven=True),
     )
 }
 
@@ -304,13 +326,21 @@ def kang(data: Path) -> tuple[AnnData, dict[str, Question]]:
     return adata, out
 
 
-def mixology(
-    data: Path, *, cells: int = 30, draws: int = 5
-) -> tuple[AnnData, dict[str, tuple[Question, Codes, Codes]]]:
+@dataclass(frozen=True)
+class Lines:
+    """A few cells of two cell lines by CEL-seq2, and cells that know better; positions are in the same AnnData."""
+
+    question: Question
+    other_platform: Question
+    """All cells of the two lines by Drop-seq, which are not to train on."""
+    rest: Question
+    """The other cells of the two lines by CEL-seq2."""
+
+
+def mixology(data: Path, *, cells: int = 30, draws: int = 5) -> tuple[AnnData, dict[str, Lines]]:
     """Return both platforms' cells, and questions of pairs of cell lines that both have.
 
-    A question is a few cells of either line by CEL-seq2; with it come all cells of the two lines by Drop-seq, which say
-    the truth and are not to train on. Genes that one of the platforms' tables lacks are left out.
+    Genes that one of the platforms' tables lacks are left out.
     """
     adata = real("mixology", data)
     single = (adata.obs["demuxlet"].astype(str) == "SNG").to_numpy()
@@ -319,12 +349,26 @@ def mixology(
     line = adata.obs["cell_type"].astype(str).to_numpy()
     out = {}
     for one, other in itertools.combinations(sorted(set(line[judge]) & set(line[~judge])), 2):
-        truth = [np.flatnonzero(judge & (line == name)) for name in (one, other)]
+        other_platform = Question(adata, *(np.flatnonzero(judge & (line == name)) for name in (one, other)))
         for draw in range(draws):
             rng = np.random.default_rng([draw, len(out), 6])
-            few = [np.sort(rng.permutation(np.flatnonzero(~judge & (line == name)))[:cells]) for name in (one, other)]
-            out[f"{one} v {other}, draw {draw}"] = (Question(adata, few[0], few[1]), truth[0], truth[1])
+            orders = [rng.permutation(np.flatnonzero(~judge & (line == name))) for name in (one, other)]
+            few, rest = ([np.sort(order[part]) for order in orders] for part in (slice(cells), slice(cells, None)))
+            out[f"{one} v {other}, draw {draw}"] = Lines(Question(adata, *few), other_platform, Question(adata, *rest))
     return adata, out
+
+
+def pooled_lfc(question: Question) -> Doubles:
+    """Return log2 fold changes of all counts of the groups, the mean over batches that have both; (genes,)."""
+    batch = question.adata.obs["batch"].astype(str).to_numpy()
+    found = []
+    for name in sorted(set(batch[question.first]) & set(batch[question.second])):
+        sums = [
+            np.asarray(question.adata.X[members[batch[members] == name]].sum(0)).ravel() + 0.5
+            for members in (question.first, question.second)
+        ]
+        found.append(np.log2(sums[0] / sums[0].sum()) - np.log2(sums[1] / sums[1].sum()))
+    return np.mean(found, axis=0)
 
 
 def hand_over(adata: AnnData, path: Path) -> None:
