@@ -165,7 +165,7 @@ def tally(
     genes = slice(0, data.n_genes) if genes is None else genes
     sizes = (data.library if data.size_factor is None else data.size_factor).astype(np.float64)
     raw = _raw_moments(data, units, sizes, genes)
-    variance = _dispersion(raw, units.n_cells)
+    inverse_theta = _dispersion(raw, units.n_cells)
     n_groups = len(units.sizes)
     rate = _per_group(raw.x, units.group, n_groups) / _per_group(raw.size[:, None], units.group, n_groups)
     unit_rate = raw.x / raw.size[:, None]
@@ -179,7 +179,7 @@ def tally(
             last = first + codes[-1] + 1
             which = torch.nn.functional.one_hot(torch.from_numpy(codes)).T.float()
             size = torch.from_numpy(sizes[units.cells[at]]).float()[:, None]
-            weight = 1 / (1 + size * _rows(rate * variance[0], units.group[units.unit[at]]))
+            weight = 1 / (1 + size * _rows(rate * inverse_theta, units.group[units.unit[at]]))
             x = block.batch.rows.dense[:, genes].cpu().float()
             counts[first:last] += _summed(which, weight * x)
             expected[first:last] += _summed(which, weight * _cpu(network.likelihood.mean(parameters))[:, genes])
@@ -189,7 +189,7 @@ def tally(
         reference = (
             own if batches is None else own * _ratio(network, data, units, list(batches), genes=genes, seed=seed)
         )
-    spread, df = _spread(units, counts, squares, variance=variance, rate=rate, sizes=sizes)
+    spread, df = _spread(units, counts, squares, inverse_theta=inverse_theta, rate=rate, sizes=sizes)
     share = _per_group(reference * units.n_cells[:, None], units.group, n_groups)
     share /= _per_group(units.n_cells[:, None], units.group, n_groups)
     return Tally(units, counts, expected / np.maximum(reference, _NONE), share, spread, df)
@@ -215,14 +215,13 @@ def _raw_moments(data: CellData, units: Units, sizes: Doubles, genes: slice) -> 
     return _Moments(x, xx, lx, size, squared)
 
 
-def _dispersion(raw: _Moments, n: Doubles) -> tuple[Doubles, Doubles]:
-    """Return 1 / theta of each gene, at least 0, and the degrees of freedom of a prior of its variance; (genes,) each.
+def _dispersion(raw: _Moments, n: Doubles) -> Doubles:
+    """Return 1 / theta of each gene, at least 0; (genes,).
 
     The variance within units is sum (l r + (l r)^2 / theta), and its estimate the sum of squares around their rates, of
     all units of two cells and more. Genes of about the same mean have about the same dispersion: the trend. A gene's
-    own lies around it with a standard deviation of 1 in its log, of which the variance feels the share s that is not
-    Poisson: a prior of 2 / s^2 degrees of freedom. Without it the few large counts that a small group happened not to
-    have would make skewed genes look certain.
+    own is shrunk towards it (`_prior_df`): without that the few large counts that a small group happened not to have
+    would make skewed genes look certain.
     """
     some = n > 1
     rate = raw.x[some] / raw.size[some, None]
@@ -232,12 +231,22 @@ def _dispersion(raw: _Moments, n: Doubles) -> tuple[Doubles, Doubles]:
     mean = raw.x.sum(0) / n.sum()
     trend = _trend(mean, squares - poisson, quadratic)
     expected = poisson + trend * quadratic
-    beyond_poisson = trend * quadratic / np.maximum(expected, _NONE)
     df = _df(np.maximum(n - 1, 0).sum(), mean, trend)
-    prior_df = np.minimum(2 / np.maximum(beyond_poisson, 1e-6) ** 2, _MOST_DF)
+    prior_df = _prior_df(trend * quadratic / np.maximum(expected, _NONE))
     moderated = (prior_df + df * _ratio_or_one(squares, expected)) / (prior_df + df) * expected
-    inverse_theta = np.clip((moderated - poisson) / np.maximum(quadratic, _NONE), 0.0, _MOST_DISPERSION)
-    return inverse_theta, prior_df
+    inverse_theta: Doubles = np.clip((moderated - poisson) / np.maximum(quadratic, _NONE), 0.0, _MOST_DISPERSION)
+    return inverse_theta
+
+
+def _prior_df(beyond_poisson: Doubles) -> Doubles:
+    """Return the degrees of freedom with which a variance is known before any residual is seen.
+
+    A gene's log dispersion lies around the trend with a standard deviation of about 1. The variance feels it by the
+    share s of it that is beyond Poisson, and so has a relative variance of s^2: 2 / s^2 degrees of freedom, many for a
+    gene with hardly any counts.
+    """
+    df: Doubles = np.minimum(2 / np.maximum(beyond_poisson, 1e-6) ** 2, _MOST_DF)
+    return df
 
 
 def _trend(mean: Doubles, above: Doubles, below: Doubles) -> Doubles:
@@ -265,25 +274,27 @@ def _df(freedom: npt.ArrayLike, mean: Doubles, inverse_theta: Doubles) -> Double
 
 
 def _spread(
-    units: Units, counts: Doubles, squares: Doubles, *, variance: tuple[Doubles, Doubles], rate: Doubles, sizes: Doubles
+    units: Units, counts: Doubles, squares: Doubles, *, inverse_theta: Doubles, rate: Doubles, sizes: Doubles
 ) -> tuple[Doubles, Doubles]:
     """Return the variance of weighted counts over that of Poisson counts in each group, and its degrees of freedom.
 
     It is 1 where the dispersion of all units together holds for the group, and shrunk towards it.
     """
     n, n_groups = units.n_cells, len(units.sizes)
-    inverse_theta, prior_df = variance
     some = (n > 1)[:, None]
     observed = _per_group(np.where(some, squares * (n / np.maximum(n - 1, 1))[:, None], 0.0), units.group, n_groups)
     poisson = _per_group(np.where(some, counts, 0.0), units.group, n_groups)
     freedom = _per_group(np.maximum(n - 1, 0)[:, None], units.group, n_groups)
-    mean_size = np.bincount(units.group[units.unit], sizes[units.cells], n_groups) / np.bincount(
-        units.group[units.unit], minlength=n_groups
-    )
-    df = _df(freedom, rate * mean_size[:, None], inverse_theta)
+    of_group = units.group[units.unit]
+    mean_size = np.bincount(of_group, sizes[units.cells], n_groups) / np.bincount(of_group, minlength=n_groups)
+    # at the mean of all: where the groups do not differ it is theirs, and where they do, theirs would make the one with
+    # fewer counts by chance look better known
+    mean = np.average(rate * mean_size[:, None], axis=0, weights=units.sizes)
+    df = _df(freedom, mean, inverse_theta)
     spread = (_PRIOR_DF + df * _ratio_or_one(observed, poisson)) / (_PRIOR_DF + df)
-    known = prior_df * df / np.maximum(df.sum(0), _NONE)  # what the prior says is shared out to the groups
-    return np.maximum(spread, _LEAST_SPREAD), np.maximum(known + df, 1.0)
+    # half of what is known before to each of two sides: where these are alike, their sum knows it once
+    known = 0.5 * _prior_df(mean * inverse_theta / (1 + mean * inverse_theta))
+    return np.maximum(spread, _LEAST_SPREAD), known + df
 
 
 def _ratio_or_one(above: Doubles, below: Doubles) -> Doubles:
