@@ -352,6 +352,14 @@ def test_groups_without_a_common_batch_are_a_warning_and_finite(model) -> None:
     assert table["is_de"].sum() < observed["is_de"].sum() / 10
 
 
+def test_a_stray_cell_in_the_other_batch_is_a_warning(model) -> None:
+    first = (model.cells.obs["batch"] == "batch_1").to_numpy()
+    group = np.where(first, "a", "b")
+    group[np.flatnonzero(~first)[0]] = "a"
+    with pytest.warns(CelboWarning, match=r"only these are compared: '1 of \d+ cells of a with \d+ of \d+ of b'"):
+        ask(model, group, "a", "b")
+
+
 def test_the_effect_of_batches_is_no_difference_of_types() -> None:
     uneven = celbo.datasets.simulate(n_cells=500, n_genes=200, n_batches=2, n_cell_types=2, batch_effect=0.6,
                                      de_fraction=0.0, library_size=3000, seed=4)  # fmt: skip

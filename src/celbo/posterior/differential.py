@@ -49,6 +49,8 @@ Mode = Literal["change", "vanilla"]
 _ARRAYS = 20
 """float32 numbers of memory that a unit takes for each gene, while its counts are made and compared."""
 _SMALLEST_DELTA, _SHARE_OF_OUTER = 0.1, 0.6
+_NEARLY_ALONE = 0.1
+"""Share of the precision that the cells in common batches must hold, for a comparison within batches to be one."""
 _STRONG = 3.0
 """Bayes factor (natural log) that Lopez et al. (2018) call strong evidence."""
 
@@ -212,7 +214,7 @@ def _corrected(
                 _refuse_no_mean(data, genes, part[-1])
     contrasts = [Contrast.of_slices(part) for part in parts]
     if batches is not None:
-        _warn_without_overlap(groups.comparisons, contrasts)
+        _warn_of_batches(groups.comparisons, contrasts, units)
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:  # compiled loops without the GIL
         return list(pool.map(lambda one: _posterior(one, question), contrasts))
 
@@ -247,13 +249,31 @@ def _refuse_no_mean(data: CellData, genes: slice, found: Contrast) -> None:
     )
 
 
-def _warn_without_overlap(comparisons: Sequence[Comparison], contrasts: Sequence[Contrast]) -> None:
-    alone = [f"{c.name1} and {c.name2}" for c, one in zip(comparisons, contrasts, strict=True) if not one.overlap]
+def _warn_of_batches(comparisons: Sequence[Comparison], contrasts: Sequence[Contrast], units: Units) -> None:
+    """Warn of groups that no batch holds both of, or batches of hardly any of their cells."""
+    cells = np.zeros((len(units.sizes), int(units.batch.max()) + 1))
+    np.add.at(cells, (units.group, units.batch), units.n_cells)
+    alone, nearly = [], []
+    for c, one in zip(comparisons, contrasts, strict=True):
+        n1, n2 = (cells[list(side)].sum(0) for side in (c.groups1, c.groups2))
+        within = (n1 * n2 / (n1 + n2 + (n1 + n2 == 0))).sum()  # the precision of a difference of means is as this
+        if not one.overlap:
+            alone.append(f"{c.name1} and {c.name2}")
+        elif not one.paired and within < _NEARLY_ALONE * n1.sum() * n2.sum() / (n1.sum() + n2.sum()):
+            shared = (n1 > 0) & (n2 > 0)
+            alike = f"{n1[shared].sum():.0f} of {n1.sum():.0f} cells of {c.name1}"
+            nearly.append(f"{alike} with {n2[shared].sum():.0f} of {n2.sum():.0f} of {c.name2}")
     if alone:
         text = (
             f"No batch holds cells of both: {listed(alone)}. What is compared is what the model does not ascribe to "
             "the batch. If the batch is the question (treated and control), train without batch_key, or use "
             "batch_correction=False."
+        )
+        warnings.warn(CelboWarning(text), stacklevel=5)
+    if nearly:
+        text = (
+            f"Few cells share a batch, and only these are compared: {listed(nearly)}. Without them (leave them out of "
+            "the groups) the model's word for the batches is taken instead."
         )
         warnings.warn(CelboWarning(text), stacklevel=5)
 
