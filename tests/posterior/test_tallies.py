@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from celbo.data.cells import CellData
@@ -15,6 +16,7 @@ from celbo.likelihoods.negative_binomial import NegativeBinomial
 from celbo.nn.latent import GaussianPosterior, Latent
 from celbo.posterior import tallies
 from celbo.posterior.contrast import contrast
+from celbo.posterior.shrinkage import OnGrid, expected_fdr, log_likelihood
 from celbo.posterior.tallies import Tally, Units, tally
 
 G, K = 60, 3
@@ -351,3 +353,54 @@ def test_the_seed_decides_the_draws(asked) -> None:
     np.testing.assert_array_equal(one.exposure, again.exposure)
     assert (one.exposure != other.exposure).any()
     np.testing.assert_array_equal(one.counts, other.counts)
+
+
+# from counts to calls, where the truth is known
+
+
+@pytest.mark.parametrize(("n1", "n2", "theta"), [(30, 30, 2.0), (30, 300, 0.3), (300, 300, 0.3)])
+def test_groups_that_do_not_differ_are_not_called(n1, n2, theta) -> None:
+    small, calls = [], 0
+    for seed in range(3):
+        log_theta = np.random.default_rng(seed).normal(np.log(theta), 0.7, 500)
+        world = alike(n1 + n2, n_genes=500, theta=np.exp(log_theta), seed=seed)
+        units = Units.of(world.data, groups_of(n1 + n2, n1), samples=None, at_most=5000, seed=0)
+        found = contrast(tally(world.network, world.data, units, batches=[0, 1], seed=0), [0], [1], by_batch=True)
+        grid = OnGrid.of(found.evidence)
+        points = np.broadcast_to(np.linspace(-3, 3, 601), (500, 601))
+        log_l = log_likelihood(found.evidence, points)
+        df = found.evidence.df
+        ratio = df * np.expm1(2 * (log_l.max(1) - log_l[:, 300]) / (df + 1))
+        small.append((stats.f.sf(ratio, 1, df) < 0.05)[world.counts.sum(0) >= 20])
+        changes = grid.posterior(grid.fit_prior()).fold_changes(delta=0.25)
+        calls += int((expected_fdr(changes.not_p) <= 0.05).sum())
+    assert 0.02 < np.concatenate(small).mean() < 0.075
+    assert calls <= 1
+
+
+@pytest.mark.parametrize(("n1", "n2"), [(300, 300), (30, 300)])
+def test_planted_changes_are_called_at_the_rate_promised(n1, n2) -> None:
+    proportions: dict[float, list[float]] = {0.01: [], 0.05: [], 0.1: []}
+    covered, power = [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        world = World(n1 + n2, n_genes=500, theta=np.exp(rng.normal(0.4, 0.7, 500)), seed=seed, spread=0.0)
+        lfc = np.where(rng.random(500) < 0.15, rng.choice([-1, 1], 500) * rng.uniform(0.32, 2, 500), 0.0)
+        mu = world.size[:, None] * world.shares()
+        mu[:n1] *= 2**lfc
+        world.counts = rng.poisson(rng.gamma(world.theta, mu / world.theta))
+        world.data = world.as_data(world.counts)
+        units = Units.of(world.data, groups_of(n1 + n2, n1), samples=None, at_most=5000, seed=0)
+        found = contrast(tally(world.network, world.data, units, batches=[0, 1], seed=0), [0], [1], by_batch=True)
+        grid = OnGrid.of(found.evidence)
+        changes = grid.posterior(grid.fit_prior()).fold_changes(delta=0.25)
+        covered.append(((changes.lower <= lfc) & (lfc <= changes.upper)).mean())
+        for target, kept in proportions.items():
+            called = expected_fdr(changes.not_p) <= target
+            right = np.where(changes.mean > 0, lfc >= 0.25, lfc <= -0.25)
+            kept.append(1 - right[called].mean() if called.any() else 0.0)
+        power.append((expected_fdr(changes.not_p) <= 0.05)[np.abs(lfc) >= 0.5].mean())
+    for target, kept in proportions.items():
+        assert np.mean(kept) <= target + 2 * np.std(kept, ddof=1) / np.sqrt(len(kept))
+    assert 0.94 < np.mean(covered) <= 1
+    assert np.mean(power) > (0.85 if n1 == 300 else 0.3)
