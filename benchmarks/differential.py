@@ -12,13 +12,14 @@
 scvi-tools 1.4.2 is asked in both modes with batch correction, trained as it comes; its vanilla mode has no rate of
 false discoveries, so that a gene is called where |Bayes factor| > 3, the rule of its paper. The tests are scanpy's, on
 log-normalised counts, adjusted by Benjamini and Hochberg. Every answer is a line of results/differential/PART.jsonl as
-soon as it is there, and is not asked again except with --again; `summary` sums them up in results/differential.json and
-must run alone, the others may run side by side.
+soon as it is there, and is not asked again except with --again; `summary` sums them up in results/differential.json.
+Parts may run side by side.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ import machine
 import numpy as np
 from differential_scores import TARGETS, Evidence, null_summary, scored, summed_up
 from differential_sets import DONORS, INTERFERON, LEADING, NULLS, PLANTED, Question, kang, mixology, pooled_lfc
-from differential_sides import METHODS, OF_SAMPLES, OURS, PEER, Sides, tested
+from differential_sides import METHODS, OF_SAMPLES, OURS, PEER, SCRATCH, Sides, tested
 from sklearn.metrics import average_precision_score
 
 import celbo
@@ -57,9 +59,21 @@ class Rows:
     def __init__(self, part: str, *, again: bool = False) -> None:
         self.path = FOLDER / f"{part}.jsonl"
         self.again, self.commit = again, machine.commit()
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        self._rows = {self.key(row): row for row in map(json.loads, lines)}
+        self._rows = self._read()
         self._asked: set[tuple[Any, ...]] = set()
+
+    def _read(self) -> dict[tuple[Any, ...], dict[str, Any]]:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return {self.key(row): row for row in map(json.loads, lines)}
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from writing the file."""
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        with (SCRATCH / f"{self.path.stem}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @staticmethod
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -76,17 +90,18 @@ class Rows:
         row["commit"] = self.commit
         self._rows[self.key(row)] = row
         self._asked.add(self.key(row))
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
+        with self._alone(), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def compact(self) -> None:
         """Write each key once, in order."""
-        if self._rows:
+        with self._alone():
+            self._rows = self._read()
             ordered = sorted(self._rows.values(), key=lambda row: tuple(map(str, self.key(row))))
-            part = self.path.with_suffix(".part")
-            part.write_text("".join(json.dumps(row) + "\n" for row in ordered))
-            part.replace(self.path)
+            if ordered:
+                part = self.path.with_suffix(".part")
+                part.write_text("".join(json.dumps(row) + "\n" for row in ordered))
+                part.replace(self.path)
 
     def by(self, *names: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
         """Return the rows grouped by some of their fields."""
