@@ -382,7 +382,7 @@ def test_a_group_in_one_batch_only_is_compared_within_it(model) -> None:
 # -- groups of few cells -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n1", "n2"), [(1, 300), (2, 300), (1, 1), (2, 3)])
+@pytest.mark.parametrize(("n1", "n2"), [(1, 300), (2, 300), (2, 3)])
 @pytest.mark.parametrize("options", [{}, PUBLISHED, {"mode": "vanilla"}], ids=["calibrated", "published", "vanilla"])
 @pytest.mark.filterwarnings("ignore:Fewer than:celbo.errors.CelboWarning")
 @pytest.mark.filterwarnings("ignore:No batch holds:celbo.errors.CelboWarning")
@@ -390,6 +390,16 @@ def test_a_cell_or_two_give_finite_numbers(model, n1, n2, options) -> None:
     group = np.where(np.arange(400) < n1, "few", np.where(np.arange(400) < n1 + n2, "more", None))
     table = ask(model, group, "few", "more", **options)
     assert np.isfinite(table.select_dtypes("float")).all().all()
+
+
+@pytest.mark.filterwarnings("ignore:Fewer than:celbo.errors.CelboWarning")
+def test_one_cell_against_another_is_a_named_error(model) -> None:
+    group = np.array(["one", "other", *[None] * 398], object)
+    with pytest.raises(InputError, match=r"have no two cells of one group and batch.*Give larger groups"):
+        ask(model, group, "one", "other")
+    with pytest.raises(InputError, match=r"no two cells.*more n_samples"):
+        ask(model, n_samples=1)
+    assert np.isfinite(ask(model, group, "one", "other", **PUBLISHED)["lfc_mean"]).all()
 
 
 @pytest.mark.parametrize("n", [1, 3, 10])

@@ -199,6 +199,12 @@ def _corrected(
     if samples is not None:
         _require_samples(groups, samples)
     units = Units.of(data, groups.cells, samples=samples, at_most=question.n_samples, seed=question.seed)
+    if units.n_cells.max() < 2:
+        raise InputError(
+            "have no two cells of one group and batch" + ("" if samples is None else " and sample"),
+            where=f"the groups {listed(groups.names)}",
+            fix="How much cells of a group vary cannot be told from one. Give larger groups, or more n_samples.",
+        )
     parts: list[list[Contrast]] = [[] for _ in groups.comparisons]
     for genes in gene_slices(data.n_genes, _ARRAYS * len(units.group)):
         counted = tally(
