@@ -277,7 +277,7 @@ def test_a_model_that_was_not_trained_is_a_named_error(adata) -> None:
     [
         ({"idx1": [1, 2, 3]}, "Fewer than 10 cells"),
         ({"groupby": np.arange(300) < 3}, "Fewer than 10 cells"),
-        ({"groupby": "batch"}, "No batch holds cells of both"),
+        ({"groupby": "batch"}, "No batch holds enough cells"),
     ],
     ids=["positions", "values", "batch"],
 )

@@ -33,7 +33,7 @@ def made(
         return np.array(np.broadcast_to(np.asarray(values, np.float64).reshape(-1, 1), shape))
 
     return Tally(
-        units, counts, np.broadcast_to(exposure, counts.shape).astype(np.float64),
+        units, counts, np.broadcast_to(exposure, counts.shape).astype(np.float64), np.ones(counts.shape),
         of_groups(1e-4) if share is None else np.asarray(share, np.float64), of_groups(spread), of_groups(df),
     )  # fmt: skip
 
@@ -271,7 +271,7 @@ def test_what_differs_between_samples_on_both_sides_cancels() -> None:
     e = contrast(tally, [0], [1], by_batch=False, over_samples=True).evidence
     apart = Tally(
         made(tally.counts, 1.0, group=tally.units.group, sample=np.arange(12)).units,
-        tally.counts, tally.exposure, tally.share, tally.spread, tally.df,
+        tally.counts, tally.exposure, tally.reference, tally.share, tally.spread, tally.df,
     )  # fmt: skip
     unpaired = contrast(apart, [0], [1], by_batch=False, over_samples=True).evidence
     total = tally.counts.sum(0)

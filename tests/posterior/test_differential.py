@@ -89,7 +89,9 @@ def test_the_strongest_come_first_and_are_called_down_to_the_target(model, optio
         assert (part["is_de"] == (part["expected_fdr"] <= target)).all()
         last = np.append(np.diff(part["proba_de"]) < -1e-12, True)  # of the genes with the same probability
         running = np.cumsum(1 - part["proba_de"]) / np.arange(1, len(part) + 1)
-        assert part["expected_fdr"][last].to_numpy() == pytest.approx(running[last].to_numpy(), abs=1e-9)
+        if options.get("calibrated", True):  # a gene that more likely does not differ is not called on others' account
+            running = np.where(part["proba_de"] < 0.5, np.maximum(running, 1 - part["proba_de"]), running)
+        assert part["expected_fdr"][last].to_numpy() == pytest.approx(np.asarray(running)[last], abs=1e-9)
     assert (ask(model, fdr_target=0.2, **options)["is_de"] >= ask(model, fdr_target=0.01, **options)["is_de"]).all()
 
 
@@ -342,7 +344,7 @@ def test_further_options_change_the_table_a_little(model, options) -> None:
 
 
 def test_groups_without_a_common_batch_are_a_warning_and_finite(model) -> None:
-    with pytest.warns(CelboWarning, match=r"No batch holds cells of both: 'batch_1 and batch_2'.*batch_correction=F"):
+    with pytest.warns(CelboWarning, match=r"No batch holds enough cells .*'batch_1 and batch_2'.*batch_correction=F"):
         table = ask(model, "batch", "batch_1", "batch_2")
     assert np.isfinite(table.select_dtypes("float")).all().all()
     with warnings.catch_warnings():
@@ -352,12 +354,15 @@ def test_groups_without_a_common_batch_are_a_warning_and_finite(model) -> None:
     assert table["is_de"].sum() < observed["is_de"].sum() / 10
 
 
-def test_a_stray_cell_in_the_other_batch_is_a_warning(model) -> None:
+def test_a_stray_cell_in_the_other_batch_changes_little(model) -> None:
     first = (model.cells.obs["batch"] == "batch_1").to_numpy()
-    group = np.where(first, "a", "b")
-    group[np.flatnonzero(~first)[0]] = "a"
-    with pytest.warns(CelboWarning, match=r"only these are compared: '1 of \d+ cells of a with \d+ of \d+ of b'"):
-        ask(model, group, "a", "b")
+    apart = np.where(first, "a", "b")
+    stray = apart.copy()
+    stray[np.flatnonzero(~first)[0]] = "a"
+    with pytest.warns(CelboWarning, match="No batch holds enough cells"):
+        one, other = (ask(model, group, "a", "b").sort_index() for group in (stray, apart))
+    assert spearmanr(one["lfc_mean"], other["lfc_mean"])[0] > 0.95
+    assert (one["lfc_std"] / other["lfc_std"]).median() == pytest.approx(1, abs=0.2)
 
 
 def test_the_effect_of_batches_is_no_difference_of_types() -> None:
@@ -376,7 +381,7 @@ def test_a_group_in_one_batch_only_is_compared_within_it(model) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         table = ask(model, group, "mine", "others").sort_index()
-    assert spearmanr(table["lfc_mean"], ask(model).sort_index()["lfc_mean"])[0] > 0.8
+    assert spearmanr(table["lfc_mean"], ask(model).sort_index()["lfc_mean"])[0] > 0.75
 
 
 # -- groups of few cells -----------------------------------------------------------------------------------------------

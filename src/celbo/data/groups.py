@@ -22,8 +22,8 @@ __all__ = ["REST", "Comparison", "Groups", "groups_of"]
 
 Positions = npt.NDArray[np.int64]
 
-REST = "rest"
-"""Name of all other groups together."""
+REST, OTHERS = "rest", "all others"
+"""Name of all other groups together, and the one in its place where a group is called so."""
 _MEASURED = 100
 """Most values that a column of groups may have where most cells have one of their own."""
 _FEW = 10
@@ -135,12 +135,13 @@ def _by_column(adata: AnnData | None, cell_names: Any, groupby: Any, group1: Any
         raise OptionError("names no group, or one twice", where="group1", value=listed(wanted))
     # without a second group the rest is all the others; in one order always, so that to swap the sides is to negate
     used = names if second is None else [name for name in names if name in asked]
+    rest = REST if REST not in names else OTHERS  # where a group has that name
     place = {name: i for i, name in enumerate(used)}
     cells = tuple(np.flatnonzero(codes == names.index(name)) for name in used)
     comparisons = []
     for name in wanted:
         others = [place[other] for other in used if other != name] if second is None else [place[second]]
-        comparisons.append(Comparison(name, REST if second is None else second, (place[name],), tuple(others)))
+        comparisons.append(Comparison(name, rest if second is None else second, (place[name],), tuple(others)))
     return Groups(tuple(used), cells, tuple(comparisons))
 
 

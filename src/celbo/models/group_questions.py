@@ -103,14 +103,16 @@ def differential_expression(
     -------
     One row a gene and comparison, index `gene`, within a comparison the strongest evidence first:
 
-    - group1, group2: names of the sides; group2 is "rest" for all other cells.
+    - group1, group2: names of the sides; group2 is "rest" for all other cells ("all others" where a group is called
+      "rest").
     - proba_de, bayes_factor: P(|LFC| >= delta), and the natural log of its odds. With "vanilla": proba_higher,
       P(rho_1 > rho_2), and the log of its odds, negative where group 2 has more.
     - lfc_mean, lfc_median, lfc_std, lfc_lower, lfc_upper: posterior of the fold change (log2, 1 over 2).
     - scale1, scale2: mean expected share of the gene among all counts.
     - raw_mean1, raw_mean2 (counts), detection1, detection2 (share of cells with a count).
-    - expected_fdr, is_de: expected share of false calls if this gene and all above it are called; whether it is
-      called. With "vanilla" is_de is |bayes_factor| > 3, the rule of the paper, and there is no expected_fdr.
+    - expected_fdr, is_de: expected share of false calls if this gene and all above it are called (of a gene that
+      more likely does not differ, at least the probability of that); whether it is called, at most the target.
+      With "vanilla" is_de is |bayes_factor| > 3, the rule of the paper, and there is no expected_fdr.
     - delta, pseudocount: those used.
 
     Raises

@@ -70,14 +70,31 @@ class _Side:
     counts: Doubles
     """(parts, genes)."""
     exposure: Doubles
-    """Effective counts that a share of one would give; (parts, genes)."""
+    """Effective counts that a share of one in the part's own batch would give; (parts, genes)."""
+    reference: Doubles
+    """Mean share under the batches asked for, over that in the own batch; (parts, genes)."""
     batch: Codes
     sample: Codes
+    cells: Doubles
     """(parts,)."""
     df: Doubles
     """Degrees of freedom of the divisor of the counts; (genes,)."""
     variance: Doubles
     """Relative variance of the side as a whole, up to a factor; (genes,)."""
+
+    def parts(self, which: Mask) -> _Side:
+        """Return some of the parts."""
+        named = ("counts", "exposure", "reference", "batch", "sample", "cells")
+        return replace(self, **{name: getattr(self, name)[which] for name in named})
+
+    def times(self, factor: Doubles) -> _Side:
+        """Return the side with its effective counts multiplied; factor (parts, genes)."""
+        return replace(self, counts=self.counts * factor, exposure=self.exposure * factor)
+
+    @property
+    def brought(self) -> Doubles:
+        """Effective counts that a share of one under the batches asked for would give; (parts, genes)."""
+        return self.exposure / np.maximum(self.reference, _NONE)
 
 
 def contrast(
@@ -137,6 +154,7 @@ def _side(tally: Tally, groups: Codes, over_samples: bool) -> _Side:
     parts_of_variance = cells[:, None] ** 2 * spread * smooth / exposure**2
     variance = summed(parts_of_variance) / every**2
     expected = summed(cells[:, None] * tally.share[group]) / every
+    reference = summed(cells[:, None] * tally.share[group] * tally.reference[mine]) / (every * expected)
     sizes = units.sizes[groups][:, None]
     overall = (sizes * tally.share[groups]).sum(0) / sizes.sum()
     brought = overall / np.maximum(expected, _NONE)
@@ -147,43 +165,73 @@ def _side(tally: Tally, groups: Codes, over_samples: bool) -> _Side:
     return _Side(
         counts=mean * effective,
         exposure=effective / brought,
+        reference=reference,
         batch=distinct[:, 0],
         sample=distinct[:, 1],
+        cells=every[:, 0],
         df=df,
         variance=1 / np.maximum((smooth_mean * effective).sum(0), _NONE),
     )
 
 
-_Strata = tuple[Codes, Codes, bool]
+@dataclass(frozen=True)
+class _Strata:
+    """Stratum of each part of either side, -1 where it is left out."""
+
+    one: Codes
+    two: Codes
+    shared: bool = True
+    """Whether parts are compared within strata that hold both sides; else all is one stratum."""
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        return int(max(self.one.max(), self.two.max())) + 1
 
 
-def _strata(codes1: Codes, codes2: Codes, split: bool) -> _Strata:
-    """Return the stratum of each part of either side, -1 where the other side is missing, and whether any is shared.
+def _strata(codes1: Codes, codes2: Codes, weights1: Doubles, weights2: Doubles) -> _Strata:
+    """Return strata of equal codes.
 
-    Without a shared one, or where none are asked for, all is one stratum.
+    A mean difference within strata has the precision sum n1 n2 / (n1 + n2) over them. Where that is below a tenth of
+    the precision of the whole, as with one stray cell in the other's batch, there is one stratum.
     """
-    both = np.intersect1d(codes1, codes2)
-    if not split or len(both) == 0:
-        return np.zeros(len(codes1), np.int64), np.zeros(len(codes2), np.int64), len(both) > 0
-    place = {code: i for i, code in enumerate(both.tolist())}
-    first, second = (np.array([place.get(c, -1) for c in codes.tolist()], np.int64) for codes in (codes1, codes2))
-    return first, second, True
+    n = int(max(codes1.max(), codes2.max())) + 1
+    n1, n2 = np.bincount(codes1, weights1, n), np.bincount(codes2, weights2, n)
+    within = (n1 * n2 / np.maximum(n1 + n2, _NONE)).sum()
+    if within < _LEAST_WITHIN * n1.sum() * n2.sum() / (n1.sum() + n2.sum()):
+        return _one_stratum(len(codes1), len(codes2), shared=False)
+    place = np.full(n, -1)
+    both = (n1 > 0) & (n2 > 0)
+    place[both] = np.arange(both.sum())
+    return _Strata(place[codes1], place[codes2])
+
+
+_LEAST_WITHIN = 0.1
+
+
+def _one_stratum(n1: int, n2: int, *, shared: bool = True) -> _Strata:
+    return _Strata(np.zeros(n1, np.int64), np.zeros(n2, np.int64), shared)
 
 
 def _over_cells(one: _Side, two: _Side, by_batch: bool) -> Contrast:
-    strata = _strata(one.batch, two.batch, by_batch)
+    if by_batch:
+        strata = _strata(one.batch, two.batch, one.cells, two.cells)
+    else:
+        strata = _one_stratum(len(one.batch), len(two.batch))
     df = (one.variance + two.variance) ** 2 / (one.variance**2 / one.df + two.variance**2 / two.df)
-    return _finished(one, two, strata, df)
+    return _finished(one, two, strata, df, within=by_batch and strata.shared)
 
 
-def _finished(one: _Side, two: _Side, strata: _Strata, df: Doubles, *, paired: bool | None = None) -> Contrast:
-    strata1, strata2, overlap = strata
-    n = int(max(strata1.max(), strata2.max())) + 1
-    counts = [_by_stratum(side.counts, strata, n) for side, strata in ((one, strata1), (two, strata2))]
-    exposure = [_by_stratum(side.exposure, strata, n) for side, strata in ((one, strata1), (two, strata2))]
+def _finished(
+    one: _Side, two: _Side, strata: _Strata, df: Doubles, *, within: bool, paired: bool | None = None
+) -> Contrast:
+    """Return the evidence. Within strata of one batch its effect is common; else the model brings parts to one."""
+    sides = ((one, strata.one), (two, strata.two))
+    counts = [_by_stratum(side.counts, codes, strata.number) for side, codes in sides]
+    exposure = [_by_stratum(side.exposure if within else side.brought, codes, strata.number) for side, codes in sides]
     evidence = Evidence(counts[0], counts[1], exposure[0], exposure[1], df)
-    scales = [side.counts.sum(0) / np.maximum(side.exposure.sum(0), _NONE) for side in (one, two)]
-    return Contrast(evidence, scales[0], scales[1], overlap, paired)
+    scales = [side.counts.sum(0) / np.maximum(side.brought.sum(0), _NONE) for side in (one, two)]
+    return Contrast(evidence, scales[0], scales[1], strata.shared, paired)
 
 
 def _by_stratum(values: Doubles, strata: Codes, n: int) -> Doubles:
@@ -201,33 +249,26 @@ def _over_samples(one: _Side, two: _Side, by_batch: bool) -> Contrast:
             )
     both = np.intersect1d(samples[0], samples[1])
     paired = len(both) >= 2 and 2 * len(both) >= len(np.union1d(samples[0], samples[1]))
+    several = any(len(side.sample) > len(np.unique(side.sample)) for side in (one, two))
     seen_batches: dict[tuple[int, ...], int] = {}
     one, two = _per_sample(one, seen_batches), _per_sample(two, seen_batches)
+    each = [np.ones(len(side.sample)) for side in (one, two)]
     if paired:
-        strata1, strata2, overlap = _strata(one.sample, two.sample, True)
+        strata = _strata(one.sample, two.sample, *each)
+    elif by_batch:
+        strata = _strata(one.batch, two.batch, *each)
     else:
-        strata1, strata2, overlap = _strata(one.batch, two.batch, by_batch)
-    counts = np.concatenate([one.counts[strata1 >= 0], two.counts[strata2 >= 0]])
-    exposure = np.concatenate([one.exposure[strata1 >= 0], two.exposure[strata2 >= 0]])
-    side = np.repeat([0, 1], [(strata1 >= 0).sum(), (strata2 >= 0).sum()])
-    stratum = np.concatenate([strata1[strata1 >= 0], strata2[strata2 >= 0]])
-    weight, divisor, df = _between_samples(counts, exposure, side, stratum, paired)
-    weighted = []
-    for k, (part, strata) in enumerate(((one, strata1), (two, strata2))):
-        factor = weight[side == k] / divisor
-        kept = strata >= 0
-        weighted.append(
-            _Side(
-                part.counts[kept] * factor,
-                part.exposure[kept] * factor,
-                part.batch[kept],
-                part.sample[kept],
-                part.df,
-                part.variance,
-            )
-        )
-    kept_strata = (strata1[strata1 >= 0], strata2[strata2 >= 0], overlap)
-    return _finished(weighted[0], weighted[1], kept_strata, df, paired=paired)
+        strata = _one_stratum(len(one.batch), len(two.batch))
+    within = (paired or by_batch) and strata.shared and not several
+    kept1, kept2 = strata.one >= 0, strata.two >= 0
+    one, two, strata = one.parts(kept1), two.parts(kept2), _Strata(strata.one[kept1], strata.two[kept2], strata.shared)
+    counts = np.concatenate([one.counts, two.counts])
+    exposure = np.concatenate([side.exposure if within else side.brought for side in (one, two)])
+    of_side = np.repeat([0, 1], [len(one.batch), len(two.batch)])
+    stratum = np.concatenate([strata.one, strata.two])
+    weight, divisor, df = _between_samples(counts, exposure, of_side, stratum, paired)
+    weighted = [side.times(weight[of_side == k] / divisor) for k, side in enumerate((one, two))]
+    return _finished(weighted[0], weighted[1], strata, df, within=within, paired=paired)
 
 
 def _per_sample(side: _Side, seen: dict[tuple[int, ...], int]) -> _Side:
@@ -236,10 +277,14 @@ def _per_sample(side: _Side, seen: dict[tuple[int, ...], int]) -> _Side:
     Its batch is then the set of them, by a code of those seen so far.
     """
     distinct, place = np.unique(side.sample, return_inverse=True)
-    counts, exposure = (_by_stratum(values, place, len(distinct)) for values in (side.counts, side.exposure))
+    counts, exposure, brought = (
+        _by_stratum(values, place, len(distinct)) for values in (side.counts, side.exposure, side.brought)
+    )
     sets = [tuple(np.unique(side.batch[place == i]).tolist()) for i in range(len(distinct))]
     batch = np.array([seen.setdefault(one, len(seen)) for one in sets], np.int64)
-    return _Side(counts, exposure, batch, distinct, side.df, side.variance)
+    cells = np.bincount(place, side.cells, len(distinct)).astype(np.float64)
+    reference = exposure / np.maximum(brought, _NONE)
+    return _Side(counts, exposure, reference, batch, distinct, cells, side.df, side.variance)
 
 
 def _between_samples(

@@ -9,7 +9,7 @@ A trained model says m, but how sure it is of it, it does not say: its posterior
 that were fitted once. So the decoded means are corrected by the counts of the groups themselves (`tallies`), which also
 tell their precision (`contrast`), and the posterior of the fold changes is found over all genes together (`shrinkage`).
 With p the probability that |LFC| >= delta, genes are called in the order of p as long as the mean of 1 - p among the
-called, the expected false discovery rate, is at most the target.
+called, the expected false discovery rate, is at most the target; none is called that more likely does not differ.
 
 `calibrated=False` is the comparison as published, of random pairs of decoded cells (`pairs`).
 """
@@ -49,8 +49,6 @@ Mode = Literal["change", "vanilla"]
 _ARRAYS = 20
 """float32 numbers of memory that a unit takes for each gene, while its counts are made and compared."""
 _SMALLEST_DELTA, _SHARE_OF_OUTER = 0.1, 0.6
-_NEARLY_ALONE = 0.1
-"""Share of the precision that the cells in common batches must hold, for a comparison within batches to be one."""
 _STRONG = 3.0
 """Bayes factor (natural log) that Lopez et al. (2018) call strong evidence."""
 
@@ -220,9 +218,11 @@ def _corrected(
                 _refuse_no_mean(data, genes, part[-1])
     contrasts = [Contrast.of_slices(part) for part in parts]
     if batches is not None:
-        _warn_of_batches(groups.comparisons, contrasts, units)
+        _warn_of_batches(groups.comparisons, contrasts)
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:  # compiled loops without the GIL
-        return list(pool.map(lambda one: _posterior(one, question), contrasts))
+        found = list(pool.map(lambda one: _posterior(one, question), contrasts))
+    _warn_of_composition(groups.comparisons, found)
+    return found
 
 
 def _require_samples(groups: Groups, samples: Codes) -> None:
@@ -255,31 +255,29 @@ def _refuse_no_mean(data: CellData, genes: slice, found: Contrast) -> None:
     )
 
 
-def _warn_of_batches(comparisons: Sequence[Comparison], contrasts: Sequence[Contrast], units: Units) -> None:
-    """Warn of groups that no batch holds both of, or batches of hardly any of their cells."""
-    cells = np.zeros((len(units.sizes), int(units.batch.max()) + 1))
-    np.add.at(cells, (units.group, units.batch), units.n_cells)
-    alone, nearly = [], []
-    for c, one in zip(comparisons, contrasts, strict=True):
-        n1, n2 = (cells[list(side)].sum(0) for side in (c.groups1, c.groups2))
-        within = (n1 * n2 / (n1 + n2 + (n1 + n2 == 0))).sum()  # the precision of a difference of means is as this
-        if not one.overlap:
-            alone.append(f"{c.name1} and {c.name2}")
-        elif not one.paired and within < _NEARLY_ALONE * n1.sum() * n2.sum() / (n1.sum() + n2.sum()):
-            shared = (n1 > 0) & (n2 > 0)
-            alike = f"{n1[shared].sum():.0f} of {n1.sum():.0f} cells of {c.name1}"
-            nearly.append(f"{alike} with {n2[shared].sum():.0f} of {n2.sum():.0f} of {c.name2}")
+def _warn_of_batches(comparisons: Sequence[Comparison], contrasts: Sequence[Contrast]) -> None:
+    """Warn of groups that no batch holds enough cells of both of."""
+    alone = [f"{c.name1} and {c.name2}" for c, one in zip(comparisons, contrasts, strict=True) if not one.overlap]
     if alone:
         text = (
-            f"No batch holds cells of both: {listed(alone)}. What is compared is what the model does not ascribe to "
-            "the batch. If the batch is the question (treated and control), train without batch_key, or use "
-            "batch_correction=False."
+            f"No batch holds enough cells (or samples) of both: {listed(alone)}. What is compared is what the model "
+            "does not ascribe to the batch. If the batch is the question (treated and control), train without "
+            "batch_key; with batch_correction=False a batch effect is a finding."
         )
         warnings.warn(CelboWarning(text), stacklevel=5)
-    if nearly:
+
+
+def _warn_of_composition(comparisons: Sequence[Comparison], found: Sequence[_Found]) -> None:
+    """Warn where most genes change alike: what is compared are shares of the counts of a cell."""
+    moved = [
+        f"{c.name1} over {c.name2} ({median:+.2f})"
+        for c, one in zip(comparisons, found, strict=True)
+        if abs(median := float(np.median(one.changes.median))) > max(one.delta, _SMALLEST_DELTA)
+    ]
+    if moved:
         text = (
-            f"Few cells share a batch, and only these are compared: {listed(nearly)}. Without them (leave them out of "
-            "the groups) the model's word for the batches is taken instead."
+            f"The median gene changes in {listed(moved)} (log2). Expression is a share of a cell's counts: where a few "
+            "genes take up much of them, all others are lower. Look at those few first."
         )
         warnings.warn(CelboWarning(text), stacklevel=5)
 
@@ -354,6 +352,10 @@ def _table(
         p, not_p = found.higher, 1 - found.higher
     evidence = np.log(np.maximum(p + half, _TINY)) - np.log(np.maximum(not_p + half, _TINY))
     fdr = expected_fdr(changes.not_p)
+    if (
+        question.corrected
+    ):  # what certain genes leave of the target is not spent on one that more likely does not differ
+        fdr = np.where(changes.not_p > 0.5, np.maximum(fdr, changes.not_p), fdr)
     columns: dict[str, Any] = {
         "group1": comparison.name1,
         "group2": comparison.name2,

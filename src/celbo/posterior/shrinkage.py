@@ -30,7 +30,7 @@ Doubles = npt.NDArray[np.float64]
 TestMode = Literal["three", "two"]
 
 _LN2 = float(np.log(2))
-PRIOR_SD = np.array([0.01, *(0.05 * 2 ** (i / 2) for i in range(12))])
+PRIOR_SD = np.array([0.02, *(0.05 * 2 ** (i / 2) for i in range(12))])
 """Standard deviations of the components of the prior of ln(m1 / m2). The first stands for no difference; the last
 bounds how large a change is thought of a gene never seen on one side, whose likelihood is as high at infinity."""
 _NULL_PENALTY = 10.0

@@ -6,11 +6,13 @@ are counted, weighted by the inverse of their variance, beside the counts that t
 
     X_ug = sum_n w_ng x_ng        S_ug = sum_n w_ng E[x_ng | z_n, s_n]        w_ng = 1 / (1 + l_n r_kg / theta_g)
 
-and the unit's mean share is estimated by  m_ug X_ug / S_ug,  with m_ug the mean over its cells of the share decoded
-under the batches asked for. If the model is right the ratio X / S is 1 up to noise, and the estimate is the model's; if
-it is not, the counts correct it (the model-assisted, or one-step, estimate). Depth, batch and the mixture of states
-within the group are the model's to say, the level is the counts'. r_kg, the counts of group k per total, and theta_g,
-the dispersion within units, are those of the raw counts. By how much X_ug varies more than a Poisson count is `spread`.
+and the unit's mean share is estimated by  m_ug X_ug / S_ug,  with m_ug the mean over its cells of the decoded share. If
+the model is right the ratio X / S is 1 up to noise, and the estimate is the model's; if it is not, the counts correct
+it (the model-assisted, or one-step, estimate). Depth and the mixture of states within the group are the model's to say,
+the level is the counts'. What the share would be under other batches is the model's word too (`reference`), and needed
+only where no batch holds both groups: within one, its effect is common to them. r_kg, the counts of group k per total,
+and theta_g, the dispersion within units, are those of the raw counts. By how much X_ug varies more than a Poisson count
+is `spread`.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ _PRIOR_DF = 30.0
 """Degrees of freedom of the belief that the counts of a group vary as the dispersion of all units together says."""
 _MOST_DF = 1e6
 _LEAST_SPREAD = 0.5
+_OF_A_SAMPLE = 200
 _UNDER_EACH, _DECODED = 64, 20_000
 """Most cells of a group and batch that are decoded under every batch, and most decoded cells in all."""
 
@@ -87,7 +90,8 @@ class Units:
         samples
             Sample of every cell of the data, -1 for cells to leave out; (cells,). None is one for all.
         at_most
-            Most cells of a group; fewer are all taken.
+            Most cells of a group; fewer are all taken. With samples it is shared out to them, but 200 of a sample are
+            always taken where there are as many.
         """
         rng = np.random.default_rng([seed, 2])
         drawn: list[Codes] = []
@@ -97,7 +101,7 @@ class Units:
             known = np.asarray(members, np.int64)
             known = known if samples is None else known[samples[known] >= 0]
             sizes.append(len(known))
-            drawn.append(known if len(known) <= at_most else rng.permutation(known)[:at_most])
+            drawn.append(_drawn(known, None if samples is None else samples[known], at_most, rng))
             codes.append(np.full(len(drawn[-1]), len(codes)))
         cells, group = np.concatenate(drawn), np.concatenate(codes)
         sample = np.zeros(len(cells), np.int64) if samples is None else samples[cells]
@@ -108,6 +112,18 @@ class Units:
         return cls(cells[order], unit.ravel()[order], groups, batches, names, np.array(sizes, np.float64))
 
 
+def _drawn(cells: Codes, samples: Codes | None, at_most: int, rng: np.random.Generator) -> Codes:
+    """Return some of the cells of a group, each as likely as the others, or as the others of its sample."""
+    shuffled = rng.permutation(len(cells))
+    if samples is None:
+        return cells if len(cells) <= at_most else cells[shuffled[:at_most]]
+    each = max(_OF_A_SAMPLE, at_most // max(1, len(np.unique(samples))))
+    order = shuffled[np.argsort(samples[shuffled], kind="stable")]
+    sorted_samples = samples[order]
+    rank = np.arange(len(order)) - np.searchsorted(sorted_samples, sorted_samples)
+    return cells[np.sort(order[rank < each])]
+
+
 @dataclass(frozen=True)
 class Tally:
     """Weighted counts of units, and what one share of one would give."""
@@ -116,9 +132,11 @@ class Tally:
     counts: Doubles
     """X, weighted counts; (units, genes)."""
     exposure: Doubles
-    """S / m, weighted counts that a mean share of one would give; (units, genes)."""
+    """S / m, weighted counts that a mean share of one, in the unit's own batch, would give; (units, genes)."""
+    reference: Doubles
+    """Mean share of a unit under the batches asked for, over that under its own batch; (units, genes)."""
     share: Doubles
-    """m, mean share of the cells of a group, decoded; (groups, genes)."""
+    """Mean share of the cells of a group under the batches asked for, decoded; (groups, genes)."""
     spread: Doubles
     """Variance of the weighted counts over that of Poisson counts; (groups, genes)."""
     df: Doubles
@@ -186,13 +204,13 @@ def tally(
             squares[first:last] += _summed(which, (weight * (x - size * _rows(unit_rate, units.unit[at]))).square_())
             own[first:last] += _summed(which, _cpu(parameters.log_share)[:, genes].exp())
         own /= units.n_cells[:, None]
-        reference = (
-            own if batches is None else own * _ratio(network, data, units, list(batches), genes=genes, seed=seed)
-        )
+        reference = np.ones(own.shape)
+        if batches is not None:
+            reference = _ratio(network, data, units, list(batches), genes=genes, seed=seed)
     spread, df = _spread(units, counts, squares, inverse_theta=inverse_theta, rate=rate, sizes=sizes)
-    share = _per_group(reference * units.n_cells[:, None], units.group, n_groups)
+    share = _per_group(own * reference * units.n_cells[:, None], units.group, n_groups)
     share /= _per_group(units.n_cells[:, None], units.group, n_groups)
-    return Tally(units, counts, expected / np.maximum(reference, _NONE), share, spread, df)
+    return Tally(units, counts, expected / np.maximum(own, _NONE), reference, share, spread, df)
 
 
 _NONE = 1e-30
