@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from celbo.kernels.cpu_mixture import mixture_marginals, mixture_posterior, mixture_weights
+from celbo.kernels.cpu_mixture import mixture_log_posterior, mixture_marginals, mixture_weights
 
 SDS = np.array([0.01, 0.3, 2.0])
 
@@ -117,15 +117,15 @@ def test_without_likelihoods_the_penalty_decides() -> None:
 def test_likelihoods_without_mass_anywhere_are_no_division_by_zero() -> None:
     found = mixture_weights(np.array([[0.0, 0, 0], [1.0, 2, 3]]), np.array([10.0, 1.0, 1.0]), 100, 1e-9)
     assert np.isfinite(found).all()
-    posterior = mixture_posterior(np.zeros((1, 4)), np.array([[-1.0, 0, 1, 2, 3]]), SDS, np.full(3, 1 / 3))
-    assert posterior.tolist() == [[0, 0, 0, 0]]
+    posterior = mixture_log_posterior(np.full((1, 4), -np.inf), np.array([[-1.0, 0, 1, 2, 3]]), SDS, np.full(3, 1 / 3))
+    assert np.exp(posterior).tolist() == [[0, 0, 0, 0]]
 
 
 def test_the_posterior_is_likelihood_times_prior_and_sums_to_one() -> None:
     boundaries = grids(6)
     likelihood = np.random.default_rng(2).random((6, 40))
     weights = np.array([0.7, 0.0, 0.3])
-    found = mixture_posterior(likelihood, boundaries, SDS, weights)
+    found = np.exp(mixture_log_posterior(np.log(likelihood), boundaries, SDS, weights))
     prior = np.array(
         [sum(w * normal_masses(row, sd) for w, sd in zip(weights, SDS, strict=True)) for row in boundaries]
     )
@@ -137,5 +137,5 @@ def test_the_posterior_is_likelihood_times_prior_and_sums_to_one() -> None:
 
 def test_a_flat_likelihood_leaves_the_prior() -> None:
     boundaries = grids(6)
-    found = mixture_posterior(np.full((6, 40), 0.3), boundaries, SDS, np.array([0.0, 1.0, 0.0]))
+    found = np.exp(mixture_log_posterior(np.full((6, 40), -3.0), boundaries, SDS, np.array([0.0, 1.0, 0.0])))
     np.testing.assert_allclose(found, [normal_masses(row, 0.3) for row in boundaries], rtol=1e-11, atol=1e-15)

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["mixture_marginals", "mixture_posterior", "mixture_weights"]
+__all__ = ["mixture_log_posterior", "mixture_marginals", "mixture_weights"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Doubles = npt.NDArray[np.float64]
@@ -142,9 +142,22 @@ def mixture_weights(marginals: Doubles, penalty: Doubles, n_rounds: int, toleran
 
 
 @_compiled
-def mixture_posterior(likelihood: Doubles, boundaries: Doubles, sds: Doubles, weights: Doubles) -> Doubles:
-    """Return the posterior mass of each cell; (likelihoods, cells). Parameters as in `mixture_marginals`."""
-    n, n_cells = likelihood.shape
+def mixture_log_posterior(log_likelihood: Doubles, boundaries: Doubles, sds: Doubles, weights: Doubles) -> Doubles:
+    """Return the log of the posterior mass of each cell; (likelihoods, cells).
+
+    In logs, so that the odds of a gene that surely differs keep their size. Minus infinity in every cell where the
+    likelihood has no mass anywhere.
+
+    Parameters
+    ----------
+    log_likelihood
+        In the cells; (likelihoods, cells).
+    boundaries, sds
+        As in `mixture_marginals`.
+    weights
+        Of the components; (components,).
+    """
+    n, n_cells = log_likelihood.shape
     posterior = np.empty((n, n_cells))
     mass, prior = np.empty(n_cells), np.empty(n_cells)
     for i in range(n):
@@ -153,9 +166,14 @@ def mixture_posterior(likelihood: Doubles, boundaries: Doubles, sds: Doubles, we
             if weights[k] > 0:
                 _fill_masses(boundaries[i], sds[k], mass)
                 prior += weights[k] * mass
-        total = _TINY
+        highest = -np.inf
         for j in range(n_cells):
-            posterior[i, j] = likelihood[i, j] * prior[j]
-            total += posterior[i, j]
-        posterior[i] /= total
+            posterior[i, j] = log_likelihood[i, j] + (math.log(prior[j]) if prior[j] > 0 else -np.inf)
+            highest = max(highest, posterior[i, j])
+        if highest == -np.inf:
+            continue
+        total = 0.0
+        for j in range(n_cells):
+            total += math.exp(posterior[i, j] - highest)
+        posterior[i] -= highest + math.log(total)
     return posterior

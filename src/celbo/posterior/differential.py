@@ -33,7 +33,7 @@ from celbo.data.groups import Comparison, Groups
 from celbo.errors import CelboWarning, InputError, OptionError, listed
 from celbo.posterior.contrast import Contrast, contrast
 from celbo.posterior.density import densest_cells
-from celbo.posterior.pairs import Pairs, compare_pairs, default_pseudocount
+from celbo.posterior.pairs import Pairs, compare_pairs, default_pseudocount, log_odds
 from celbo.posterior.population import gene_slices, raw_statistics
 from celbo.posterior.shrinkage import FoldChanges, OnGrid, TestMode, expected_fdr
 from celbo.posterior.stream import Network, check_batches, check_positive
@@ -345,12 +345,10 @@ def _table(
     data: CellData, question: Question, comparison: Comparison, found: _Found, raw: dict[str, Doubles]
 ) -> pd.DataFrame:
     changes = found.changes
-    half = 0.0 if question.corrected else 0.5 / question.n_samples  # so that p = 1 says no more than the draws can
-    p, not_p = changes.p, changes.not_p
+    p, evidence = changes.p, changes.log_odds
     if question.mode == "vanilla":
         assert found.higher is not None
-        p, not_p = found.higher, 1 - found.higher
-    evidence = np.log(np.maximum(p + half, _TINY)) - np.log(np.maximum(not_p + half, _TINY))
+        p, evidence = found.higher, log_odds(found.higher, question.n_samples)
     fdr = expected_fdr(changes.not_p)
     if (
         question.corrected

@@ -25,7 +25,7 @@ from celbo.posterior.population import apportioned, draw_scales, gene_slices, pl
 from celbo.posterior.shrinkage import FoldChanges, TestMode
 from celbo.posterior.stream import Network
 
-__all__ = ["Pairs", "compare_draws", "compare_pairs", "default_pseudocount"]
+__all__ = ["Pairs", "compare_draws", "compare_pairs", "default_pseudocount", "log_odds"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -95,7 +95,7 @@ def _joined(parts: Sequence[Pairs]) -> Pairs:
     def joined(name: str) -> Doubles:
         return np.concatenate([getattr(part, name) for part in parts])
 
-    fields = ("mean", "median", "sd", "lower", "upper", "p", "not_p")
+    fields = ("mean", "median", "sd", "lower", "upper", "p", "not_p", "log_odds")
     changes = FoldChanges(*(np.concatenate([getattr(part.changes, field) for part in parts]) for field in fields))
     return Pairs(joined("higher"), changes, joined("scale1"), joined("scale2"))
 
@@ -150,8 +150,15 @@ def _compared(
     mean, sd = lfc.mean(1, dtype=np.float64), lfc.std(1, dtype=np.float64)
     tail = 0.5 * (1 - level)
     lower, median, upper = np.quantile(lfc, [tail, 0.5, 1 - tail], axis=1, overwrite_input=True).astype(np.float64)
-    changes = FoldChanges(mean, median, sd, lower, upper, p, 1 - p)
+    changes = FoldChanges(mean, median, sd, lower, upper, p, 1 - p, log_odds(p, lfc.shape[1]))
     return Pairs(higher, changes, a.mean(1, dtype=np.float64), b.mean(1, dtype=np.float64))
+
+
+def log_odds(p: Doubles, n_draws: int) -> Doubles:
+    """Return ln(p / (1 - p)) of a share of draws, with half a draw on either side: p = 1 says no more than they can."""
+    half = 0.5 / n_draws
+    odds: Doubles = np.log(p + half) - np.log(1 - p + half)
+    return odds
 
 
 def default_pseudocount(data: CellData, cells: npt.NDArray[np.integer]) -> float:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from celbo.kernels.cpu_mixture import mixture_marginals, mixture_posterior, mixture_weights
+from celbo.kernels.cpu_mixture import mixture_log_posterior, mixture_marginals, mixture_weights
 
 __all__ = ["Evidence", "FoldChanges", "OnGrid", "Posterior", "TestMode", "expected_fdr", "log_likelihood", "moderated"]
 
@@ -41,6 +41,7 @@ _CELLS, _REACH = 104, 60.0
 _MOST_SD = 6.0
 _GENES = 1024
 _TINY = 1e-300
+_LEAST_LOG = -1e5
 _MANY = 1e6
 """Degrees of freedom from which on a divisor is known."""
 
@@ -92,6 +93,8 @@ class FoldChanges:
     """Probability of a difference of at least delta."""
     not_p: Doubles
     """1 - p, to full precision where it is small."""
+    log_odds: Doubles
+    """ln(p / (1 - p)), also where 1 - p is too small for a number."""
 
 
 def log_likelihood(evidence: Evidence, log_ratio: Doubles) -> Doubles:
@@ -156,8 +159,8 @@ class OnGrid:
     evidence: Evidence
     boundaries: Doubles
     """Of the cells, ascending; (genes, cells + 1). The first and the last cell reach to infinity."""
-    likelihood: Doubles
-    """At the middle of each cell, at most 1; (genes, cells)."""
+    log_likelihood: Doubles
+    """At the middle of each cell, at most 0; (genes, cells)."""
 
     @classmethod
     def of(cls, evidence: Evidence) -> OnGrid:
@@ -166,7 +169,7 @@ class OnGrid:
         for which in _slices(evidence.n_genes):
             part = evidence.genes(which)
             boundaries = _grid(part)
-            parts.append((boundaries, np.exp(log_likelihood(part, 0.5 * (boundaries[:, 1:] + boundaries[:, :-1])))))
+            parts.append((boundaries, log_likelihood(part, 0.5 * (boundaries[:, 1:] + boundaries[:, :-1]))))
         return cls(evidence, *(np.concatenate([part[i] for part in parts]) for i in (0, 1)))
 
     def fit_prior(self, *, n_rounds: int = 500, tolerance: float = 1e-6) -> Doubles:
@@ -177,7 +180,7 @@ class OnGrid:
         """
         e = self.evidence
         seen = ((e.counts1 + e.counts2) * e.shared).sum(0) > 0
-        marginals = mixture_marginals(self.likelihood[seen], self.boundaries[seen], PRIOR_SD)
+        marginals = mixture_marginals(np.exp(self.log_likelihood[seen]), self.boundaries[seen], PRIOR_SD)
         marginals /= np.maximum(marginals.max(1, keepdims=True), _TINY)
         penalty = np.ones(len(PRIOR_SD))
         penalty[0] = _NULL_PENALTY
@@ -185,8 +188,8 @@ class OnGrid:
 
     def posterior(self, weights: Doubles) -> Posterior:
         """Return the posterior of each gene under a prior with these weights."""
-        mass = mixture_posterior(self.likelihood, self.boundaries, PRIOR_SD, weights)
-        return Posterior(self.evidence, self.boundaries, mass)
+        log_mass = mixture_log_posterior(self.log_likelihood, self.boundaries, PRIOR_SD, weights)
+        return Posterior(self.evidence, self.boundaries, log_mass)
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ class Posterior:
     evidence: Evidence
     boundaries: Doubles
     """Of cells, ascending; (genes, cells + 1)."""
-    mass: Doubles
+    log_mass: Doubles
     """In the cells; (genes, cells)."""
 
     def fold_changes(
@@ -216,20 +219,31 @@ class Posterior:
             "three": p is the larger of P(LFC >= delta) and P(LFC <= -delta), so that a call is of a direction; "two":
             their sum.
         """
-        mass, ends = self.mass, _with_pseudocount(self.evidence, self.boundaries, pseudocount)
+        mass, ends = np.exp(self.log_mass), _with_pseudocount(self.evidence, self.boundaries, pseudocount)
         middle, width = 0.5 * (ends[:, 1:] + ends[:, :-1]), ends[:, 1:] - ends[:, :-1]
         mean = (mass * middle).sum(1)
         variance = (mass * ((middle - mean[:, None]) ** 2 + width**2 / 12)).sum(1)
         below, above = _share_below(ends, delta), 1 - _share_below(ends, -delta)
-        not_up, not_down = (mass * below).sum(1), (mass * above).sum(1)  # each tail summed by itself, not as 1 - rest
+        # each tail is summed by itself, not as 1 - the rest, and in logs where it is small
         up, down = (mass * (1 - below)).sum(1), (mass * (1 - above)).sum(1)
         if test_mode == "three":
-            p, not_p = np.maximum(up, down), np.minimum(not_up, not_down)
+            p, log_not_p = np.maximum(up, down), np.minimum(self._log_share(below), self._log_share(above))
         else:
-            p, not_p = up + down, (mass * np.clip(below + above - 1, 0.0, 1.0)).sum(1)
+            p, log_not_p = up + down, self._log_share(np.clip(below + above - 1, 0.0, 1.0))
+        p, log_not_p = np.clip(p, _TINY, 1.0), np.minimum(log_not_p, 0.0)
         tail = 0.5 * (1 - level)
         lower, median, upper = (_quantile(mass, ends, q) for q in (tail, 0.5, 1 - tail))
-        return FoldChanges(mean, median, np.sqrt(variance), lower, upper, np.minimum(p, 1.0), np.maximum(not_p, _TINY))
+        not_p, log_odds = np.maximum(np.exp(log_not_p), _TINY), np.log(p) - np.maximum(log_not_p, _LEAST_LOG)
+        return FoldChanges(mean, median, np.sqrt(variance), lower, upper, p, not_p, log_odds)
+
+    def _log_share(self, of_cell: Doubles) -> Doubles:
+        """Return the log of the mass of a share of each cell; (genes,)."""
+        with np.errstate(divide="ignore"):
+            logs = self.log_mass + np.log(of_cell)
+        highest = np.maximum(logs.max(1), _LEAST_LOG)
+        with np.errstate(divide="ignore"):
+            total: Doubles = highest + np.log(np.exp(logs - highest[:, None]).sum(1))
+        return total
 
 
 def _with_pseudocount(evidence: Evidence, log_ratio: Doubles, pseudocount: float) -> Doubles:
