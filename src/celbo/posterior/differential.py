@@ -49,6 +49,8 @@ Mode = Literal["change", "vanilla"]
 _ARRAYS = 20
 """float32 numbers of memory that a unit takes for each gene, while its counts are made and compared."""
 _SMALLEST_DELTA, _SHARE_OF_OUTER = 0.1, 0.6
+_COMPOSITION = 0.8
+"""Fold change (log2) of the median gene from which on the composition of the counts is the finding."""
 _STRONG = 3.0
 """Bayes factor (natural log) that Lopez et al. (2018) call strong evidence."""
 
@@ -272,7 +274,7 @@ def _warn_of_composition(comparisons: Sequence[Comparison], found: Sequence[_Fou
     moved = [
         f"{c.name1} over {c.name2} ({median:+.2f})"
         for c, one in zip(comparisons, found, strict=True)
-        if abs(median := float(np.median(one.changes.median))) > max(one.delta, _SMALLEST_DELTA)
+        if abs(median := float(np.median(one.changes.median))) > _COMPOSITION
     ]
     if moved:
         text = (
