@@ -234,6 +234,7 @@ class Posterior:
         tail = 0.5 * (1 - level)
         lower, median, upper = (_quantile(mass, ends, q) for q in (tail, 0.5, 1 - tail))
         not_p, log_odds = np.maximum(np.exp(log_not_p), _TINY), np.log(p) - np.maximum(log_not_p, _LEAST_LOG)
+        p = np.where(not_p < 0.5, 1 - not_p, p)  # so that what rounding leaves of the sure genes does not order them
         return FoldChanges(mean, median, np.sqrt(variance), lower, upper, p, not_p, log_odds)
 
     def _log_share(self, of_cell: Doubles) -> Doubles:
