@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 import celbo
 from celbo.data.groups import groups_of
 from celbo.errors import CategoryError, CelboWarning, InputError, OptionError
+from celbo.posterior import differential
 from celbo.posterior.differential import Question, default_delta, differential_expression
 
 COLUMNS = {
@@ -551,3 +552,19 @@ def test_memory_does_not_grow_with_the_cells() -> None:
         taken.append(int(done.stdout.split()[-1]) / 1024)  # MB
     assert max(taken) < 500
     assert taken[1] < taken[0] + 100
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delta", [0.25, None])
+def test_genes_in_slices_say_nearly_the_same(model, monkeypatch, delta) -> None:
+    whole = ask(model, delta=delta).sort_index()
+    asked = []
+    monkeypatch.setattr(differential, "gene_slices", lambda n, units: asked.append(n) or [slice(0, 150), slice(150, n)])
+    parts = ask(model, delta=delta).sort_index()
+    assert asked == [len(whole)]
+    assert spearmanr(whole["lfc_mean"], parts["lfc_mean"])[0] > 0.99  # each slice has a prior and a trend of its own
+    assert (whole["is_de"] != parts["is_de"]).mean() < 0.03
+    assert parts["delta"].nunique() == 1
+    assert parts["delta"].iloc[0] == pytest.approx(whole["delta"].iloc[0], rel=0.2)

@@ -16,7 +16,6 @@ tau^2 is then the variance of the fold change between samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,14 +52,6 @@ class Contrast:
     """Whether any stratum holds both sides."""
     paired: bool | None = None
     """Whether samples are compared with themselves; None over cells."""
-
-    @classmethod
-    def of_slices(cls, parts: Sequence[Contrast]) -> Contrast:
-        """Put together the same comparison of one gene slice after the other."""
-        fields = ("counts1", "counts2", "expected1", "expected2", "df")
-        evidence = Evidence(*(np.concatenate([getattr(p.evidence, f) for p in parts], axis=-1) for f in fields))
-        scale1, scale2 = (np.concatenate([getattr(p, name) for p in parts]) for name in ("scale1", "scale2"))
-        return cls(evidence, scale1, scale2, parts[0].overlap, parts[0].paired)
 
 
 @dataclass(frozen=True)

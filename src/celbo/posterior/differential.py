@@ -19,7 +19,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -169,6 +169,17 @@ class _Found:
     delta: float
     pseudocount: float
     higher: Doubles | None = None
+    overlap: bool = True
+    """Whether the sides were compared within batches or samples that hold both."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Found]) -> _Found:
+        """Put together what was found of one slice of the genes after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        scale1, scale2 = (np.concatenate([getattr(part, name) for part in parts]) for name in ("scale1", "scale2"))
+        changes = FoldChanges.joined([part.changes for part in parts])
+        return replace(parts[0], changes=changes, scale1=scale1, scale2=scale2)
 
 
 def _require_cells(groups: Groups) -> None:
@@ -205,26 +216,55 @@ def _corrected(
             where=f"the groups {listed(groups.names)}",
             fix="How much cells of a group vary cannot be told from one. Give larger groups, or more n_samples.",
         )
-    parts: list[list[Contrast]] = [[] for _ in groups.comparisons]
-    for genes in gene_slices(data.n_genes, _ARRAYS * len(units.group)):
-        counted = tally(
-            network, data, units, genes=genes,
-            batches=batches, importance_weighting=question.importance_weighting, seed=question.seed,
-        )  # fmt: skip
-        for part, c in zip(parts, groups.comparisons, strict=True):
-            over_samples = samples is not None
-            part.append(
-                contrast(counted, c.groups1, c.groups2, by_batch=batches is not None, over_samples=over_samples)
-            )
-            if not np.isfinite(part[-1].scale1 + part[-1].scale2).all():
-                _refuse_no_mean(data, genes, part[-1])
-    contrasts = [Contrast.of_slices(part) for part in parts]
+    asked = _Asked(network, data, groups, units, question, batches, samples is not None)
+    slices = gene_slices(data.n_genes, _ARRAYS * len(units.group))
+    deltas = None if question.delta is None else [float(question.delta)] * len(groups.comparisons)
+    if deltas is None and len(slices) > 1:  # one threshold for all genes needs their fold changes first
+        found = asked.found(slices, [_SMALLEST_DELTA] * len(groups.comparisons))
+        deltas = [default_delta(one.changes.mean) for one in found]
+    found = asked.found(slices, deltas)
     if batches is not None:
-        _warn_of_batches(groups.comparisons, contrasts)
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:  # compiled loops without the GIL
-        found = list(pool.map(lambda one: _posterior(one, question), contrasts))
+        _warn_of_batches(groups.comparisons, found)
     _warn_of_composition(groups.comparisons, found)
     return found
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """All comparisons of means corrected by counts."""
+
+    network: Network
+    data: CellData
+    groups: Groups
+    units: Units
+    question: Question
+    batches: list[int] | None
+    over_samples: bool
+
+    def found(self, slices: Sequence[slice], deltas: Sequence[float] | None) -> list[_Found]:
+        """Make each comparison, of one slice of the genes after the other; without thresholds each takes its own.
+
+        There is one slice but where units are very many, so that their counts of all genes would not fit in memory. A
+        slice has a prior of its own.
+        """
+        return [_Found.joined(parts) for parts in zip(*(self._of(genes, deltas) for genes in slices), strict=True)]
+
+    def _of(self, genes: slice, deltas: Sequence[float] | None) -> list[_Found]:
+        counted = tally(
+            self.network, self.data, self.units, genes=genes, batches=self.batches,
+            importance_weighting=self.question.importance_weighting, seed=self.question.seed,
+        )  # fmt: skip
+
+        def one(number: int) -> _Found:
+            c = self.groups.comparisons[number]
+            by_batch, over_samples = self.batches is not None, self.over_samples
+            made = contrast(counted, c.groups1, c.groups2, by_batch=by_batch, over_samples=over_samples)
+            if not np.isfinite(made.scale1 + made.scale2).all():
+                _refuse_no_mean(self.data, genes, made)
+            return _posterior(made, self.question, None if deltas is None else deltas[number])
+
+        with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:  # compiled loops without the GIL
+            return list(pool.map(one, range(len(self.groups.comparisons))))
 
 
 def _require_samples(groups: Groups, samples: Codes) -> None:
@@ -257,9 +297,9 @@ def _refuse_no_mean(data: CellData, genes: slice, found: Contrast) -> None:
     )
 
 
-def _warn_of_batches(comparisons: Sequence[Comparison], contrasts: Sequence[Contrast]) -> None:
+def _warn_of_batches(comparisons: Sequence[Comparison], found: Sequence[_Found]) -> None:
     """Warn of groups that no batch holds enough cells of both of."""
-    alone = [f"{c.name1} and {c.name2}" for c, one in zip(comparisons, contrasts, strict=True) if not one.overlap]
+    alone = [f"{c.name1} and {c.name2}" for c, one in zip(comparisons, found, strict=True) if not one.overlap]
     if alone:
         text = (
             f"No batch holds enough cells (or samples) of both: {listed(alone)}. What is compared is what the model "
@@ -284,7 +324,7 @@ def _warn_of_composition(comparisons: Sequence[Comparison], found: Sequence[_Fou
         warnings.warn(CelboWarning(text), stacklevel=5)
 
 
-def _posterior(one: Contrast, question: Question) -> _Found:
+def _posterior(one: Contrast, question: Question, delta: float | None) -> _Found:
     pseudocount = 0.0 if question.pseudocount is None else float(question.pseudocount)
     on_grid = OnGrid.of(one.evidence)
     posterior = on_grid.posterior(on_grid.fit_prior())
@@ -293,8 +333,8 @@ def _posterior(one: Contrast, question: Question) -> _Found:
         level, test_mode = question.credible_level, question.test_mode
         return posterior.fold_changes(delta=delta, pseudocount=pseudocount, level=level, test_mode=test_mode)
 
-    delta = default_delta(asked(_SMALLEST_DELTA).mean) if question.delta is None else float(question.delta)
-    return _Found(asked(delta), one.scale1, one.scale2, delta, pseudocount)
+    delta = default_delta(asked(_SMALLEST_DELTA).mean) if delta is None else delta
+    return _Found(asked(delta), one.scale1, one.scale2, delta, pseudocount, overlap=one.overlap)
 
 
 def _pairs(

@@ -95,9 +95,9 @@ def _joined(parts: Sequence[Pairs]) -> Pairs:
     def joined(name: str) -> Doubles:
         return np.concatenate([getattr(part, name) for part in parts])
 
-    fields = ("mean", "median", "sd", "lower", "upper", "p", "not_p", "log_odds")
-    changes = FoldChanges(*(np.concatenate([getattr(part.changes, field) for part in parts]) for field in fields))
-    return Pairs(joined("higher"), changes, joined("scale1"), joined("scale2"))
+    return Pairs(
+        joined("higher"), FoldChanges.joined([part.changes for part in parts]), joined("scale1"), joined("scale2")
+    )
 
 
 def compare_draws(

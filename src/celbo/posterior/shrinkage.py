@@ -15,7 +15,8 @@ posterior of a gene is the product of the two on a grid of its own, dense where 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -95,6 +96,11 @@ class FoldChanges:
     """1 - p, to full precision where it is small."""
     log_odds: Doubles
     """ln(p / (1 - p)), also where 1 - p is too small for a number."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[FoldChanges]) -> FoldChanges:
+        """Put together the fold changes of several sets of genes."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
 
 def log_likelihood(evidence: Evidence, log_ratio: Doubles) -> Doubles:
