@@ -13,7 +13,18 @@ from celbo.posterior.tallies import Tally, Units
 
 
 def made(
-    counts, exposure, *, group, batch=None, sample=None, cells=10, share=None, spread=1.0, df=1e6, sizes=None
+    counts,
+    exposure,
+    *,
+    group,
+    batch=None,
+    sample=None,
+    cells=10,
+    share=None,
+    spread=1.0,
+    df=1e6,
+    common_df=None,
+    sizes=None,
 ) -> Tally:
     """A tally of units (units, genes); a spread and df for each group."""
     counts = np.asarray(counts, np.float64)
@@ -35,6 +46,7 @@ def made(
     return Tally(
         units, counts, np.broadcast_to(exposure, counts.shape).astype(np.float64), np.ones(counts.shape),
         of_groups(1e-4) if share is None else np.asarray(share, np.float64), of_groups(spread), of_groups(df),
+        np.full(counts.shape[1], np.inf if common_df is None else common_df),
     )  # fmt: skip
 
 
@@ -63,6 +75,13 @@ def test_degrees_of_freedom_are_welch_and_satterthwaites() -> None:
     )
     v1, v2 = 1 / 20, 1 / 180  # relative variances: one over the effective counts
     assert found.evidence.df[0] == pytest.approx((v1 + v2) ** 2 / (v1**2 / 30 + v2**2 / 60))
+
+
+def test_the_common_dispersion_is_an_error_of_both_sides() -> None:
+    apart = made([[50.0], [50.0]], 1e5, group=[0, 1], df=[30.0, 30.0])
+    together = made([[50.0], [50.0]], 1e5, group=[0, 1], df=[30.0, 30.0], common_df=20.0)
+    assert contrast(apart, [0], [1], by_batch=True).evidence.df[0] == pytest.approx(60)
+    assert contrast(together, [0], [1], by_batch=True).evidence.df[0] == pytest.approx(1 / (1 / 60 + 1 / 20))
 
 
 @pytest.mark.parametrize("df", [5.0, 30.0])
@@ -271,7 +290,7 @@ def test_what_differs_between_samples_on_both_sides_cancels() -> None:
     e = contrast(tally, [0], [1], by_batch=False, over_samples=True).evidence
     apart = Tally(
         made(tally.counts, 1.0, group=tally.units.group, sample=np.arange(12)).units,
-        tally.counts, tally.exposure, tally.reference, tally.share, tally.spread, tally.df,
+        tally.counts, tally.exposure, tally.reference, tally.share, tally.spread, tally.df, tally.common_df,
     )  # fmt: skip
     unpaired = contrast(apart, [0], [1], by_batch=False, over_samples=True).evidence
     total = tally.counts.sum(0)

@@ -114,7 +114,7 @@ def contrast(
     sides = [_side(tally, np.asarray(groups, np.int64), over_samples) for groups in (groups1, groups2)]
     if over_samples:
         return _over_samples(sides[0], sides[1], by_batch)
-    return _over_cells(sides[0], sides[1], by_batch)
+    return _over_cells(sides[0], sides[1], by_batch, tally.common_df)
 
 
 def _side(tally: Tally, groups: Codes, over_samples: bool) -> _Side:
@@ -204,12 +204,13 @@ def _one_stratum(n1: int, n2: int, *, shared: bool = True) -> _Strata:
     return _Strata(np.zeros(n1, np.int64), np.zeros(n2, np.int64), shared)
 
 
-def _over_cells(one: _Side, two: _Side, by_batch: bool) -> Contrast:
+def _over_cells(one: _Side, two: _Side, by_batch: bool, common_df: Doubles) -> Contrast:
     if by_batch:
         strata = _strata(one.batch, two.batch, one.cells, two.cells)
     else:
         strata = _one_stratum(len(one.batch), len(two.batch))
-    df = (one.variance + two.variance) ** 2 / (one.variance**2 / one.df + two.variance**2 / two.df)
+    own = (one.variance + two.variance) ** 2 / (one.variance**2 / one.df + two.variance**2 / two.df)  # Satterthwaite
+    df = 1 / (1 / own + 1 / common_df)  # the error of the common dispersion is that of both sides
     return _finished(one, two, strata, df, within=by_batch and strata.shared)
 
 

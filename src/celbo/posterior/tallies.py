@@ -47,7 +47,7 @@ Doubles = npt.NDArray[np.float64]
 
 _ROWS = 4096
 _MOST_DISPERSION = 100.0
-_PRIOR_DF = 30.0
+_PRIOR_DF = 15.0
 """Degrees of freedom of the belief that the counts of a group vary as the dispersion of all units together says."""
 _MOST_DF = 1e6
 _LEAST_SPREAD = 0.5
@@ -141,6 +141,8 @@ class Tally:
     """Variance of the weighted counts over that of Poisson counts; (groups, genes)."""
     df: Doubles
     """Degrees of freedom of the spread; (groups, genes)."""
+    common_df: Doubles
+    """Degrees of freedom of the dispersion, which all groups have in common; (genes,)."""
 
 
 @dataclass(frozen=True)
@@ -207,10 +209,10 @@ def tally(
         reference = np.ones(own.shape)
         if batches is not None:
             reference = _ratio(network, data, units, list(batches), genes=genes, seed=seed)
-    spread, df = _spread(units, counts, squares, inverse_theta=inverse_theta, rate=rate, sizes=sizes)
+    spread, df, common_df = _spread(units, counts, squares, inverse_theta=inverse_theta, rate=rate, sizes=sizes)
     share = _per_group(own * reference * units.n_cells[:, None], units.group, n_groups)
     share /= _per_group(units.n_cells[:, None], units.group, n_groups)
-    return Tally(units, counts, expected / np.maximum(own, _NONE), reference, share, spread, df)
+    return Tally(units, counts, expected / np.maximum(own, _NONE), reference, share, spread, df, common_df)
 
 
 _NONE = 1e-30
@@ -293,10 +295,12 @@ def _df(freedom: npt.ArrayLike, mean: Doubles, inverse_theta: Doubles) -> Double
 
 def _spread(
     units: Units, counts: Doubles, squares: Doubles, *, inverse_theta: Doubles, rate: Doubles, sizes: Doubles
-) -> tuple[Doubles, Doubles]:
-    """Return the variance of weighted counts over that of Poisson counts in each group, and its degrees of freedom.
+) -> tuple[Doubles, Doubles, Doubles]:
+    """Return the variance of weighted counts over that of Poisson counts in each group, and degrees of freedom.
 
-    It is 1 where the dispersion of all units together holds for the group, and shrunk towards it.
+    The spread is 1 where the dispersion of all units together holds for the group, and shrunk towards it; its degrees
+    of freedom are those of that belief and of the residuals. Those of the common dispersion are a gene's prior and the
+    residuals of all groups.
     """
     n, n_groups = units.n_cells, len(units.sizes)
     some = (n > 1)[:, None]
@@ -310,9 +314,10 @@ def _spread(
     mean = np.average(rate * mean_size[:, None], axis=0, weights=units.sizes)
     df = _df(freedom, mean, inverse_theta)
     spread = (_PRIOR_DF + df * _ratio_or_one(observed, poisson)) / (_PRIOR_DF + df)
-    # half of what is known before to each of two sides: where these are alike, their sum knows it once
-    known = 0.5 * _prior_df(mean * inverse_theta / (1 + mean * inverse_theta))
-    return np.maximum(spread, _LEAST_SPREAD), known + df
+    known = _prior_df(mean * inverse_theta / (1 + mean * inverse_theta))
+    # of few cells not even the sum is near normal: the belief then counts no more than the cells do
+    believed = np.maximum(0.5 * known, np.minimum(_PRIOR_DF, freedom))
+    return np.maximum(spread, _LEAST_SPREAD), believed + df, known + df.sum(0)
 
 
 def _ratio_or_one(above: Doubles, below: Doubles) -> Doubles:
