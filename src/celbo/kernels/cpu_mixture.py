@@ -24,6 +24,9 @@ _FAR = 38.0
 """Standard deviations beyond which the tail of a normal is 0 in float64."""
 _TINY = 1e-300
 _LEAST_WEIGHT = 1e-12
+_NO_WEIGHT = 1e-10
+"""Weight of a component below which it is left out of a prior, but for the widest, which reaches everywhere."""
+_NOTHING = 1e-18
 
 
 def _compiled(function: F) -> F:
@@ -31,23 +34,26 @@ def _compiled(function: F) -> F:
 
 
 @_compiled
-def _tail(x: float, sd: float) -> float:
-    """Return P(|N(0, sd)| > |x|) / 2."""
-    scaled = abs(x) / sd
+def _tail(x: float, per_sd: float) -> float:
+    """Return P(|N(0, sd)| > |x|) / 2, with per_sd = 1 / sd."""
+    scaled = abs(x) * per_sd
     return 0.0 if scaled > _FAR else 0.5 * math.erfc(scaled * _ROOT_HALF)
 
 
 @_compiled
-def _fill_masses(boundaries: Doubles, sd: float, out: Doubles) -> None:
-    """Write the mass of each cell; the first and the last cell reach to infinity."""
-    n = out.shape[0]
+def _fill_masses(boundaries: Doubles, sd: float, out: Doubles, first: int, last: int) -> None:
+    """Write the mass of the cells from `first` to before `last`; the outermost cells of all reach to infinity."""
+    n, per_sd = out.shape[0], 1.0 / sd
     left, left_tail = -1.0, 0.0  # the left boundary of the first cell is minus infinity
-    for j in range(n):
+    if first > 0:
+        left = boundaries[first]
+        left_tail = _tail(left, per_sd)
+    for j in range(first, last):
         if j == n - 1:
             right, right_tail = 1.0, 0.0
         else:
             right = boundaries[j + 1]
-            right_tail = _tail(right, sd)
+            right_tail = _tail(right, per_sd)
         if left >= 0:
             out[j] = left_tail - right_tail
         elif right <= 0:
@@ -74,31 +80,40 @@ def mixture_marginals(likelihood: Doubles, boundaries: Doubles, sds: Doubles) ->
     found = np.empty((n, sds.shape[0]))
     mass = np.empty(n_cells)
     for i in range(n):
+        highest = likelihood[i].max()
+        first, last = 0, n_cells  # of the cells that tell: all others together are less than rounding
+        while first < n_cells - 1 and likelihood[i, first] < _NOTHING * highest:
+            first += 1
+        while last > first + 1 and likelihood[i, last - 1] < _NOTHING * highest:
+            last -= 1
         for k in range(sds.shape[0]):
-            _fill_masses(boundaries[i], sds[k], mass)
+            _fill_masses(boundaries[i], sds[k], mass, first, last)
             total = 0.0
-            for j in range(n_cells):
+            for j in range(first, last):
                 total += likelihood[i, j] * mass[j]
             found[i, k] = total
     return found
 
 
 @_compiled
-def _em_step(marginals: Doubles, penalty: Doubles, weights: Doubles, out: Doubles) -> float:
-    """Write the next weights of expectation maximisation, and return the objective at the present ones."""
+def _em_step(marginals: Doubles, penalty: Doubles, weights: Doubles, out: Doubles, judged: bool) -> float:
+    """Write the next weights of expectation maximisation, and return the objective at the present ones if asked."""
     n, n_components = marginals.shape
-    out[:] = penalty - 1.0
+    out[:] = 0.0
     objective = 0.0
-    for k in range(n_components):
-        if penalty[k] > 1:
-            objective += (penalty[k] - 1.0) * math.log(max(weights[k], _TINY))
     for i in range(n):
         total = _TINY
         for k in range(n_components):
             total += weights[k] * marginals[i, k]
-        objective += math.log(total)
+        if judged:
+            objective += math.log(total)
+        one_over = 1.0 / total
         for k in range(n_components):
-            out[k] += weights[k] * marginals[i, k] / total
+            out[k] += marginals[i, k] * one_over
+    for k in range(n_components):
+        out[k] = weights[k] * out[k] + penalty[k] - 1.0
+        if judged and penalty[k] > 1:
+            objective += (penalty[k] - 1.0) * math.log(max(weights[k], _TINY))
     out /= out.sum()
     return objective
 
@@ -123,8 +138,8 @@ def mixture_weights(marginals: Doubles, penalty: Doubles, n_rounds: int, toleran
     weights = penalty / penalty.sum()
     one, two, three = np.empty(n_components), np.empty(n_components), np.empty(n_components)
     for _ in range(n_rounds):
-        _em_step(marginals, penalty, weights, one)
-        before = _em_step(marginals, penalty, one, two)
+        _em_step(marginals, penalty, weights, one, False)
+        before = _em_step(marginals, penalty, one, two, True)
         first, second = one - weights, two - 2 * one + weights
         if np.abs(first).max() < tolerance:
             weights[:] = two
@@ -134,7 +149,7 @@ def mixture_weights(marginals: Doubles, penalty: Doubles, n_rounds: int, toleran
         # weights stay positive, so that no component is lost for good
         weights[:] = np.maximum(weights + 2 * stride * first + stride * stride * second, _LEAST_WEIGHT)
         weights /= weights.sum()
-        if _em_step(marginals, penalty, weights, three) >= before:
+        if _em_step(marginals, penalty, weights, three, True) >= before:
             weights[:] = three
         else:
             weights[:] = two
@@ -163,8 +178,8 @@ def mixture_log_posterior(log_likelihood: Doubles, boundaries: Doubles, sds: Dou
     for i in range(n):
         prior[:] = 0.0
         for k in range(sds.shape[0]):
-            if weights[k] > 0:
-                _fill_masses(boundaries[i], sds[k], mass)
+            if weights[k] > _NO_WEIGHT or (k == sds.shape[0] - 1 and weights[k] > 0):
+                _fill_masses(boundaries[i], sds[k], mass, 0, n_cells)
                 prior += weights[k] * mass
         highest = -np.inf
         for j in range(n_cells):

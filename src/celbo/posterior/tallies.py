@@ -52,7 +52,7 @@ _PRIOR_DF = 15.0
 _MOST_DF = 1e6
 _LEAST_SPREAD = 0.5
 _OF_A_SAMPLE = 200
-_UNDER_EACH, _DECODED = 64, 20_000
+_UNDER_EACH, _DECODED = 32, 20_000
 """Most cells of a group and batch that are decoded under every batch, and most decoded cells in all."""
 
 
@@ -224,10 +224,12 @@ def _raw_moments(data: CellData, units: Units, sizes: Doubles, genes: slice) -> 
     for start in range(0, len(units.cells), _ROWS):
         at = slice(start, start + _ROWS)
         rows, code = data.counts.rows(units.cells[at]), units.unit[at]
-        asked = (rows.indices.numpy() >= genes.start) & (rows.indices.numpy() < genes.stop)
-        row, value = rows.row_of.numpy()[asked], rows.values.numpy()[asked].astype(np.float64)
+        row, gene, value = rows.row_of.numpy(), rows.indices.numpy(), rows.values.numpy().astype(np.float64)
+        if n_genes < data.n_genes:
+            asked = (gene >= genes.start) & (gene < genes.stop)
+            row, gene, value = row[asked], gene[asked] - genes.start, value[asked]
         first, last = code[0], code[-1] + 1
-        flat = (code[row] - first) * n_genes + rows.indices.numpy()[asked] - genes.start
+        flat = (code[row] - first) * n_genes + gene
         n = (last - first) * n_genes
         for total, values in ((x, value), (xx, value**2), (lx, value * sizes[units.cells[at]][row])):
             total[first:last] += np.bincount(flat, values, n).reshape(-1, n_genes)
