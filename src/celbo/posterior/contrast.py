@@ -131,9 +131,10 @@ def _side(tally: Tally, groups: Codes, over_samples: bool) -> _Side:
     distinct, part = np.unique(codes, axis=0, return_inverse=True)
     n_parts, part = len(distinct), part.ravel()
 
+    in_part = (np.arange(n_parts)[:, None] == part).astype(np.float64)
+
     def summed(values: Doubles) -> Doubles:
-        total = np.zeros((n_parts, values.shape[1]))
-        np.add.at(total, part, values)
+        total: Doubles = in_part @ values
         return total
 
     exposure, group = np.maximum(tally.exposure[mine], _NONE), units.group[mine]
@@ -227,8 +228,7 @@ def _finished(
 
 
 def _by_stratum(values: Doubles, strata: Codes, n: int) -> Doubles:
-    total = np.zeros((n, values.shape[1]))
-    np.add.at(total, strata[strata >= 0], values[strata >= 0])
+    total: Doubles = (np.arange(n)[:, None] == strata).astype(np.float64) @ values
     return total
 
 

@@ -395,6 +395,5 @@ def _summed(which: Tensor, values: Tensor) -> Doubles:
 
 def _per_group(values: Doubles, group: Codes, n_groups: int) -> Doubles:
     """Return the sums over the units of each group; (groups, ...)."""
-    total = np.zeros((n_groups, *values.shape[1:]))
-    np.add.at(total, group, values)
+    total: Doubles = (np.arange(n_groups)[:, None] == group).astype(np.float64) @ values
     return total
