@@ -13,58 +13,45 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 import numpy.typing as npt
+import torch
 
-__all__ = ["mixture_log_posterior", "mixture_marginals", "mixture_weights"]
+__all__ = ["mixture_log_posterior", "mixture_marginals", "mixture_tails", "mixture_weights"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Doubles = npt.NDArray[np.float64]
 
-_ROOT_HALF = math.sqrt(0.5)
-_FAR = 38.0
-"""Standard deviations beyond which the tail of a normal is 0 in float64."""
 _TINY = 1e-300
 _LEAST_WEIGHT = 1e-12
-_NO_WEIGHT = 1e-10
-"""Weight of a component below which it is left out of a prior, but for the widest, which reaches everywhere."""
-_NOTHING = 1e-18
+_LOWEST = -1e300
 
 
 def _compiled(function: F) -> F:
     return cast(F, numba.njit(nogil=True, cache=True)(function))
 
 
-@_compiled
-def _tail(x: float, per_sd: float) -> float:
-    """Return P(|N(0, sd)| > |x|) / 2, with per_sd = 1 / sd."""
-    scaled = abs(x) * per_sd
-    return 0.0 if scaled > _FAR else 0.5 * math.erfc(scaled * _ROOT_HALF)
+def mixture_tails(boundaries: Doubles, sds: Doubles) -> Doubles:
+    """Return P(N(0, sd) > |b|) of each boundary and component; (likelihoods, cells + 1, components)."""
+    scale = torch.from_numpy(math.sqrt(0.5) / sds)
+    found = np.empty((*boundaries.shape, len(sds)))
+    for at in _parts(len(boundaries)):
+        out = torch.from_numpy(found[at])
+        torch.mul(torch.from_numpy(np.abs(boundaries[at]))[:, :, None], scale, out=out)
+        out.erfc_().mul_(0.5)
+    found[:, [0, -1]] = 0.0  # the outermost cells reach to infinity
+    return found
 
 
-@_compiled
-def _fill_masses(boundaries: Doubles, sd: float, out: Doubles, first: int, last: int) -> None:
-    """Write the mass of the cells from `first` to before `last`; the outermost cells of all reach to infinity."""
-    n, per_sd = out.shape[0], 1.0 / sd
-    left, left_tail = -1.0, 0.0  # the left boundary of the first cell is minus infinity
-    if first > 0:
-        left = boundaries[first]
-        left_tail = _tail(left, per_sd)
-    for j in range(first, last):
-        if j == n - 1:
-            right, right_tail = 1.0, 0.0
-        else:
-            right = boundaries[j + 1]
-            right_tail = _tail(right, per_sd)
-        if left >= 0:
-            out[j] = left_tail - right_tail
-        elif right <= 0:
-            out[j] = right_tail - left_tail
-        else:
-            out[j] = 1.0 - left_tail - right_tail
-        left, left_tail = right, right_tail
+def _parts(n: int) -> list[slice]:
+    return [slice(start, min(start + _AT_ONCE, n)) for start in range(0, n, _AT_ONCE)]
 
 
-@_compiled
-def mixture_marginals(likelihood: Doubles, boundaries: Doubles, sds: Doubles) -> Doubles:
+_AT_ONCE = 64
+"""Likelihoods whose tails are in the cache at a time."""
+
+
+def mixture_marginals(
+    likelihood: Doubles, boundaries: Doubles, sds: Doubles, *, tails: Doubles | None = None
+) -> Doubles:
     """Return the integral of each likelihood under each component; (likelihoods, components).
 
     Parameters
@@ -75,24 +62,34 @@ def mixture_marginals(likelihood: Doubles, boundaries: Doubles, sds: Doubles) ->
         Of the cells, ascending; (likelihoods, cells + 1).
     sds
         Standard deviations of the components; (components,).
+    tails
+        `mixture_tails(boundaries, sds)` where there is memory to keep it: most of the time goes into it.
     """
-    n, n_cells = likelihood.shape
-    found = np.empty((n, sds.shape[0]))
-    mass = np.empty(n_cells)
-    for i in range(n):
-        highest = likelihood[i].max()
-        first, last = 0, n_cells  # of the cells that tell: all others together are less than rounding
-        while first < n_cells - 1 and likelihood[i, first] < _NOTHING * highest:
-            first += 1
-        while last > first + 1 and likelihood[i, last - 1] < _NOTHING * highest:
-            last -= 1
-        for k in range(sds.shape[0]):
-            _fill_masses(boundaries[i], sds[k], mass, first, last)
-            total = 0.0
-            for j in range(first, last):
-                total += likelihood[i, j] * mass[j]
-            found[i, k] = total
+    found = np.zeros((len(likelihood), len(sds)))
+    for at in _parts(len(likelihood)):
+        part = mixture_tails(boundaries[at], sds) if tails is None else tails[at]
+        _add_marginals(likelihood[at], boundaries[at], part, found[at])
     return found
+
+
+@_compiled
+def _add_marginals(likelihood: Doubles, boundaries: Doubles, tails: Doubles, out: Doubles) -> None:
+    n, n_cells = likelihood.shape
+    for i in range(n):
+        for j in range(n_cells):
+            x = likelihood[i, j]
+            if x == 0.0:
+                continue
+            left, right, mine = tails[i, j], tails[i, j + 1], out[i]
+            if j > 0 and boundaries[i, j] >= 0:
+                for k in range(mine.shape[0]):
+                    mine[k] += x * (left[k] - right[k])
+            elif j < n_cells - 1 and boundaries[i, j + 1] <= 0:
+                for k in range(mine.shape[0]):
+                    mine[k] += x * (right[k] - left[k])
+            else:
+                for k in range(mine.shape[0]):
+                    mine[k] += x * (1.0 - left[k] - right[k])
 
 
 @_compiled
@@ -156,8 +153,9 @@ def mixture_weights(marginals: Doubles, penalty: Doubles, n_rounds: int, toleran
     return weights
 
 
-@_compiled
-def mixture_log_posterior(log_likelihood: Doubles, boundaries: Doubles, sds: Doubles, weights: Doubles) -> Doubles:
+def mixture_log_posterior(
+    log_likelihood: Doubles, boundaries: Doubles, sds: Doubles, weights: Doubles, *, tails: Doubles | None = None
+) -> Doubles:
     """Return the log of the posterior mass of each cell; (likelihoods, cells).
 
     In logs, so that the odds of a gene that surely differs keep their size. Minus infinity in every cell where the
@@ -167,28 +165,33 @@ def mixture_log_posterior(log_likelihood: Doubles, boundaries: Doubles, sds: Dou
     ----------
     log_likelihood
         In the cells; (likelihoods, cells).
-    boundaries, sds
+    boundaries, sds, tails
         As in `mixture_marginals`.
     weights
-        Of the components; (components,).
+        Of the components, 1 in sum; (components,).
     """
-    n, n_cells = log_likelihood.shape
-    posterior = np.empty((n, n_cells))
-    mass, prior = np.empty(n_cells), np.empty(n_cells)
+    found = np.empty(log_likelihood.shape)
+    for at in _parts(len(log_likelihood)):
+        part = mixture_tails(boundaries[at], sds) if tails is None else tails[at]
+        _fill_prior(boundaries[at], part @ weights, found[at])
+    with np.errstate(divide="ignore"):
+        np.log(found, out=found)
+    found += log_likelihood
+    highest = np.maximum(found.max(1, keepdims=True), _LOWEST)
+    with np.errstate(divide="ignore"):
+        found -= highest + np.log(np.maximum(np.exp(found - highest).sum(1, keepdims=True), _TINY))
+    return found
+
+
+@_compiled
+def _fill_prior(boundaries: Doubles, tails: Doubles, out: Doubles) -> None:
+    """Write the mass of each cell from the tails of the mixture at its boundaries."""
+    n, n_cells = out.shape
     for i in range(n):
-        prior[:] = 0.0
-        for k in range(sds.shape[0]):
-            if weights[k] > _NO_WEIGHT or (k == sds.shape[0] - 1 and weights[k] > 0):
-                _fill_masses(boundaries[i], sds[k], mass, 0, n_cells)
-                prior += weights[k] * mass
-        highest = -np.inf
         for j in range(n_cells):
-            posterior[i, j] = log_likelihood[i, j] + (math.log(prior[j]) if prior[j] > 0 else -np.inf)
-            highest = max(highest, posterior[i, j])
-        if highest == -np.inf:
-            continue
-        total = 0.0
-        for j in range(n_cells):
-            total += math.exp(posterior[i, j] - highest)
-        posterior[i] -= highest + math.log(total)
-    return posterior
+            if j > 0 and boundaries[i, j] >= 0:
+                out[i, j] = tails[i, j] - tails[i, j + 1]
+            elif j < n_cells - 1 and boundaries[i, j + 1] <= 0:
+                out[i, j] = tails[i, j + 1] - tails[i, j]
+            else:
+                out[i, j] = 1.0 - tails[i, j] - tails[i, j + 1]

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from celbo.kernels.cpu_mixture import mixture_log_posterior, mixture_marginals, mixture_weights
+from celbo.kernels.cpu_mixture import mixture_log_posterior, mixture_marginals, mixture_tails, mixture_weights
 
 __all__ = ["Evidence", "FoldChanges", "OnGrid", "Posterior", "TestMode", "expected_fdr", "log_likelihood", "moderated"]
 
@@ -41,6 +42,7 @@ _NEAR = np.array([0.005, 0.01, 0.02, 0.04, 0.08, 0.13, 0.2, 0.3, 0.45, 0.65, 0.9
 _CELLS, _REACH = 104, 60.0
 _MOST_SD = 6.0
 _GENES = 1024
+_MOST_TAILS = 1 << 23
 _TINY = 1e-300
 _LEAST_LOG = -1e5
 _MANY = 1e6
@@ -178,6 +180,12 @@ class OnGrid:
             parts.append((boundaries, log_likelihood(part, 0.5 * (boundaries[:, 1:] + boundaries[:, :-1]))))
         return cls(evidence, *(np.concatenate([part[i] for part in parts]) for i in (0, 1)))
 
+    @cached_property
+    def _tails(self) -> Doubles | None:
+        """Tails of the components at the boundaries, where they fit in memory."""
+        small = self.boundaries.size * len(PRIOR_SD) <= _MOST_TAILS
+        return mixture_tails(self.boundaries, PRIOR_SD) if small else None
+
     def fit_prior(self, *, n_rounds: int = 500, tolerance: float = 1e-5) -> Doubles:
         """Return the weights of the components of the prior that explain all genes together best; (components,).
 
@@ -186,7 +194,8 @@ class OnGrid:
         """
         e = self.evidence
         seen = ((e.counts1 + e.counts2) * e.shared).sum(0) > 0
-        marginals = mixture_marginals(np.exp(self.log_likelihood[seen]), self.boundaries[seen], PRIOR_SD)
+        likelihood = np.exp(self.log_likelihood)
+        marginals = mixture_marginals(likelihood, self.boundaries, PRIOR_SD, tails=self._tails)[seen]
         marginals /= np.maximum(marginals.max(1, keepdims=True), _TINY)
         penalty = np.ones(len(PRIOR_SD))
         penalty[0] = _NULL_PENALTY
@@ -194,7 +203,7 @@ class OnGrid:
 
     def posterior(self, weights: Doubles) -> Posterior:
         """Return the posterior of each gene under a prior with these weights."""
-        log_mass = mixture_log_posterior(self.log_likelihood, self.boundaries, PRIOR_SD, weights)
+        log_mass = mixture_log_posterior(self.log_likelihood, self.boundaries, PRIOR_SD, weights, tails=self._tails)
         return Posterior(self.evidence, self.boundaries, log_mass)
 
 
