@@ -7,6 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+
+from celbo.errors import OptionError
+from celbo.nn.latent import Latent
+from celbo.posterior.evidence import elbo, marginal_ll, reconstruction_error
+from celbo.posterior.latent import latent_representation
+from celbo.training.engine import fit
+from celbo.training.plan import TrainConfig
 from linear_gaussian import (
     N_GENES,
     SIGMA,
@@ -19,13 +26,6 @@ from linear_gaussian import (
     make_truth,
     perturbed,
 )
-
-from celbo.errors import OptionError
-from celbo.nn.latent import Latent
-from celbo.posterior.evidence import elbo, marginal_ll, reconstruction_error
-from celbo.posterior.latent import latent_representation
-from celbo.training.engine import fit
-from celbo.training.plan import TrainConfig
 
 PERTURBATIONS = [(0.0, 1.0), (0.5, 1.0), (0.0, 1.5), (0.4, 0.7), (1.0, 1.3)]
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from linear_gaussian import LinearGaussian, exact_posterior, make_data, make_truth, perturbed
 
 from celbo.errors import OptionError
 from celbo.nn.latent import Latent, PointPosterior
 from celbo.posterior.importance import Proposals, resampled_draws, weighted_proposals
 from celbo.posterior.stream import encoded_blocks, evaluating
+from linear_gaussian import LinearGaussian, exact_posterior, make_data, make_truth, perturbed
 
 
 @pytest.fixture(scope="module")
