@@ -166,7 +166,6 @@ def test_a_group_is_named_as_its_value_or_as_text(adata, column, group1, name) -
         ({"groupby": "type", "group1": [None]}, OptionError, "'None' is not a group"),
         ({"groupby": "type", "group1": object()}, OptionError, "is not a group"),
     ],
-    ids=lambda value: str(value)[:60].replace("\n", " "),
 )
 def test_what_cannot_be_compared_is_a_named_error(adata, asked, error, words) -> None:
     with pytest.raises(error, match=words):
@@ -210,7 +209,6 @@ NULLABLE = pd.array([True] * 20 + [False] * 30 + [None] * 10, dtype="boolean")
         "not (treated == False)",
         "type in ['a', 'b', 'c'] and index < 'c20'",
     ],
-    ids=lambda value: str(value)[:40].replace("\n", " "),
 )
 def test_cells_may_be_a_mask_positions_or_a_query(adata, idx1) -> None:
     found = groups(adata, idx1=idx1)
@@ -252,7 +250,6 @@ def test_a_missing_value_is_not_true(adata) -> None:
         ({"idx1": NAMES[:5].astype(str)}, OptionError, r"obs_names.isin\(names\) makes a mask"),
         ({"idx1": pd.Series(FIRST, index=NAMES + "x")}, SchemaError, "other names than those of the cells"),
     ],
-    ids=lambda value: str(value)[:60].replace("\n", " "),
 )
 def test_cells_that_cannot_be_compared_are_a_named_error(adata, asked, error, words) -> None:
     with pytest.raises(error, match=words):

@@ -150,7 +150,6 @@ def test_the_same_seed_gives_the_same_and_another_another(asked) -> None:
         ({"statistics": {"a": lambda x: x.sum()}}, r"'a' returned an array of shape \(\) for 120 genes"),
         ({"statistics": {"a": lambda x: np.ones(3)}}, r"shape \(3,\) for 120 genes"),
     ],
-    ids=str,
 )
 def test_impossible_options_are_named_errors(asked, options, words) -> None:
     with pytest.raises(OptionError, match=words):
