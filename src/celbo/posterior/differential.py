@@ -310,11 +310,11 @@ def _warn_of_batches(comparisons: Sequence[Comparison], found: Sequence[_Found])
 
 
 def _warn_of_composition(comparisons: Sequence[Comparison], found: Sequence[_Found]) -> None:
-    """Warn where most genes change alike: what is compared are shares of the counts of a cell."""
+    """Warn where most genes change alike between two groups: what is compared are shares of the counts of a cell."""
     moved = [
         f"{c.name1} over {c.name2} ({median:+.2f})"
         for c, one in zip(comparisons, found, strict=True)
-        if abs(median := float(np.median(one.changes.median))) > _COMPOSITION
+        if len(c.groups2) == 1 and abs(median := float(np.median(one.changes.median))) > _COMPOSITION
     ]
     if moved:
         text = (
