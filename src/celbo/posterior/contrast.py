@@ -24,7 +24,7 @@ from scipy import linalg
 
 from celbo.errors import InputError
 from celbo.posterior.shrinkage import Evidence, moderated
-from celbo.posterior.tallies import Tally
+from celbo.posterior.tallies import Tally, sums_by
 
 __all__ = ["Contrast", "contrast"]
 
@@ -131,11 +131,8 @@ def _side(tally: Tally, groups: Codes, over_samples: bool) -> _Side:
     distinct, part = np.unique(codes, axis=0, return_inverse=True)
     n_parts, part = len(distinct), part.ravel()
 
-    in_part = (np.arange(n_parts)[:, None] == part).astype(np.float64)
-
     def summed(values: Doubles) -> Doubles:
-        total: Doubles = in_part @ values
-        return total
+        return sums_by(values, part, n_parts)
 
     exposure, group = np.maximum(tally.exposure[mine], _NONE), units.group[mine]
     spread, counts = tally.spread[group], tally.counts[mine]
@@ -151,9 +148,8 @@ def _side(tally: Tally, groups: Codes, over_samples: bool) -> _Side:
     overall = (sizes * tally.share[groups]).sum(0) / sizes.sum()
     brought = overall / np.maximum(expected, _NONE)
     effective = smooth_mean / np.maximum(variance, _NONE)  # of one group: its exposure over its spread
-    weight = np.zeros((len(groups), tally.counts.shape[1]))
-    np.add.at(weight, np.searchsorted(np.sort(groups), group), parts_of_variance)
-    df = weight.sum(0) ** 2 / np.maximum((weight**2 / tally.df[np.sort(groups)]).sum(0), _NONE)
+    weight = sums_by(parts_of_variance, group, len(units.sizes))[groups]
+    df = weight.sum(0) ** 2 / np.maximum((weight**2 / tally.df[groups]).sum(0), _NONE)
     return _Side(
         counts=mean * effective,
         exposure=effective / brought,
@@ -220,16 +216,11 @@ def _finished(
 ) -> Contrast:
     """Return the evidence. Within strata of one batch its effect is common; else the model brings parts to one."""
     sides = ((one, strata.one), (two, strata.two))
-    counts = [_by_stratum(side.counts, codes, strata.number) for side, codes in sides]
-    exposure = [_by_stratum(side.exposure if within else side.brought, codes, strata.number) for side, codes in sides]
+    counts = [sums_by(side.counts, codes, strata.number) for side, codes in sides]
+    exposure = [sums_by(side.exposure if within else side.brought, codes, strata.number) for side, codes in sides]
     evidence = Evidence(counts[0], counts[1], exposure[0], exposure[1], df)
     scales = [side.counts.sum(0) / np.maximum(side.brought.sum(0), _NONE) for side in (one, two)]
     return Contrast(evidence, scales[0], scales[1], strata.shared, paired)
-
-
-def _by_stratum(values: Doubles, strata: Codes, n: int) -> Doubles:
-    total: Doubles = (np.arange(n)[:, None] == strata).astype(np.float64) @ values
-    return total
 
 
 def _over_samples(one: _Side, two: _Side, by_batch: bool) -> Contrast:
@@ -270,7 +261,7 @@ def _per_sample(side: _Side, seen: dict[tuple[int, ...], int]) -> _Side:
     """
     distinct, place = np.unique(side.sample, return_inverse=True)
     counts, exposure, brought = (
-        _by_stratum(values, place, len(distinct)) for values in (side.counts, side.exposure, side.brought)
+        sums_by(values, place, len(distinct)) for values in (side.counts, side.exposure, side.brought)
     )
     sets = [tuple(np.unique(side.batch[place == i]).tolist()) for i in range(len(distinct))]
     batch = np.array([seen.setdefault(one, len(seen)) for one in sets], np.int64)
@@ -333,7 +324,7 @@ def _fit(counts: Doubles, exposure: Doubles, side: Codes, stratum: Codes) -> Dou
 
 
 def _ratio_of_sums(above: Doubles, below: Doubles, code: Codes, n: int) -> Doubles:
-    return _by_stratum(above, code, n) / np.maximum(_by_stratum(below, code, n), _NONE)
+    return sums_by(above, code, n) / np.maximum(sums_by(below, code, n), _NONE)
 
 
 def _relative_variance(fitted: Doubles, stratum: Codes, paired: bool) -> Doubles:
@@ -341,7 +332,7 @@ def _relative_variance(fitted: Doubles, stratum: Codes, paired: bool) -> Doubles
     inverse = 1 / np.maximum(fitted, 1e-6)
     if not paired:
         return inverse
-    return _by_stratum(inverse, stratum, int(stratum.max()) + 1)[stratum]
+    return sums_by(inverse, stratum, int(stratum.max()) + 1)[stratum]
 
 
 def _relative_residual(counts: Doubles, fitted: Doubles, stratum: Codes, side: Codes, paired: bool) -> Doubles:
@@ -349,7 +340,7 @@ def _relative_residual(counts: Doubles, fitted: Doubles, stratum: Codes, side: C
     if not paired:
         return residual
     sign = np.where(side == 0, 1.0, -1.0)[:, None]
-    return _by_stratum(sign * residual, stratum, int(stratum.max()) + 1)[stratum]
+    return sums_by(sign * residual, stratum, int(stratum.max()) + 1)[stratum]
 
 
 def _common_tau2(residual: Doubles, variance: Doubles, total: Doubles, design: Doubles, each: float) -> Doubles:

@@ -392,9 +392,8 @@ def _table(
         assert found.higher is not None
         p, evidence = found.higher, log_odds(found.higher, question.n_samples)
     fdr = expected_fdr(changes.not_p)
-    if (
-        question.corrected
-    ):  # what certain genes leave of the target is not spent on one that more likely does not differ
+    if question.corrected:
+        # what certain genes leave of the target is not spent on one that more likely does not differ
         fdr = np.where(changes.not_p > 0.5, np.maximum(fdr, changes.not_p), fdr)
     columns: dict[str, Any] = {
         "group1": comparison.name1,
@@ -420,8 +419,6 @@ def _table(
             "pseudocount": found.pseudocount,
         }
     table = pd.DataFrame(columns, index=pd.Index(data.schema.genes, name="gene"))
-    weakness = -np.abs(evidence) if question.mode == "vanilla" else changes.not_p
-    return table.iloc[np.lexsort((-np.abs(changes.mean), weakness))]
-
-
-_TINY = 1e-300
+    strength = np.abs(evidence) if question.mode == "vanilla" else evidence
+    weakness = -strength if question.mode == "vanilla" else changes.not_p  # the same, but for sums that round
+    return table.iloc[np.lexsort((-np.abs(changes.mean), -strength, weakness))]

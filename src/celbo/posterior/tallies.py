@@ -40,7 +40,7 @@ from celbo.posterior.stream import (
     minibatch_for,
 )
 
-__all__ = ["Tally", "Units", "tally"]
+__all__ = ["Tally", "Units", "sums_by", "tally"]
 
 Codes = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
@@ -187,8 +187,8 @@ def tally(
     raw = _raw_moments(data, units, sizes, genes)
     inverse_theta = _dispersion(raw, units.n_cells)
     n_groups = len(units.sizes)
-    rate = _per_group(raw.x, units.group, n_groups) / _per_group(raw.size[:, None], units.group, n_groups)
-    unit_rate = raw.x / raw.size[:, None]
+    rate = sums_by(raw.x, units.group, n_groups) / sums_by(raw.size[:, None], units.group, n_groups)
+    unit_rate, overdispersion = raw.x / raw.size[:, None], rate * inverse_theta
     counts, expected, squares, own = np.zeros((4, *raw.x.shape))
     with evaluating(network):
         for number, at in enumerate(_blocks(units, cells_at_once(network, data.n_genes))):
@@ -199,7 +199,7 @@ def tally(
             last = first + codes[-1] + 1
             which = torch.nn.functional.one_hot(torch.from_numpy(codes)).T.float()
             size = torch.from_numpy(sizes[units.cells[at]]).float()[:, None]
-            weight = 1 / (1 + size * _rows(rate * inverse_theta, units.group[units.unit[at]]))
+            weight = 1 / (1 + size * _rows(overdispersion, units.group[units.unit[at]]))
             x = block.batch.rows.dense[:, genes].cpu().float()
             counts[first:last] += _summed(which, weight * x)
             expected[first:last] += _summed(which, weight * _cpu(network.likelihood.mean(parameters))[:, genes])
@@ -210,8 +210,8 @@ def tally(
         if batches is not None:
             reference = _ratio(network, data, units, list(batches), genes=genes, seed=seed)
     spread, df, common_df = _spread(units, counts, squares, inverse_theta=inverse_theta, rate=rate, sizes=sizes)
-    share = _per_group(own * reference * units.n_cells[:, None], units.group, n_groups)
-    share /= _per_group(units.n_cells[:, None], units.group, n_groups)
+    share = sums_by(own * reference * units.n_cells[:, None], units.group, n_groups)
+    share /= sums_by(units.n_cells[:, None], units.group, n_groups)
     return Tally(units, counts, expected / np.maximum(own, _NONE), reference, share, spread, df, common_df)
 
 
@@ -306,9 +306,9 @@ def _spread(
     """
     n, n_groups = units.n_cells, len(units.sizes)
     some = (n > 1)[:, None]
-    observed = _per_group(np.where(some, squares * (n / np.maximum(n - 1, 1))[:, None], 0.0), units.group, n_groups)
-    poisson = _per_group(np.where(some, counts, 0.0), units.group, n_groups)
-    freedom = _per_group(np.maximum(n - 1, 0)[:, None], units.group, n_groups)
+    observed = sums_by(np.where(some, squares * (n / np.maximum(n - 1, 1))[:, None], 0.0), units.group, n_groups)
+    poisson = sums_by(np.where(some, counts, 0.0), units.group, n_groups)
+    freedom = sums_by(np.maximum(n - 1, 0)[:, None], units.group, n_groups)
     of_group = units.group[units.unit]
     mean_size = np.bincount(of_group, sizes[units.cells], n_groups) / np.bincount(of_group, minlength=n_groups)
     # at the mean of all: where the groups do not differ it is theirs, and where they do, theirs would make the one with
@@ -393,7 +393,7 @@ def _summed(which: Tensor, values: Tensor) -> Doubles:
     return found
 
 
-def _per_group(values: Doubles, group: Codes, n_groups: int) -> Doubles:
-    """Return the sums over the units of each group; (groups, ...)."""
-    total: Doubles = (np.arange(n_groups)[:, None] == group).astype(np.float64) @ values
+def sums_by(values: Doubles, codes: Codes, n: int) -> Doubles:
+    """Return the sums of the rows of each code from 0 to n - 1; (n, genes). Rows of code -1 are in none."""
+    total: Doubles = (np.arange(n)[:, None] == codes).astype(np.float64) @ values
     return total
