@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from celbo.files import atomic_text
 from celbo.report.data import Categories, DotPlot, ReportData, top_markers
 from celbo.report.markup import text
 from celbo.report.panels import key_numbers, sections
 from celbo.report.table import marker_json
+from celbo.report.whole import whole_page
 
 __all__ = ["Categories", "DotPlot", "ReportData", "report_html", "top_markers", "write_report"]
 
@@ -43,17 +40,13 @@ def write_report(data: ReportData, path: str | os.PathLike[str]) -> Path:
 
 def report_html(data: ReportData) -> str:
     """Return the page as a string: no network, no inline script but one of known hash, every name escaped."""
-    page = files("celbo.report") / "page"
-    script = (page / "script.js").read_text(encoding="utf-8")
     subtitle = text(data.model, 80) + (f" on {text(data.source, 200)}" if data.source else "")
-    return Template((page / "template.html").read_text(encoding="utf-8")).substitute(
-        title=text(data.title, 120),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=(page / "style.css").read_text(encoding="utf-8"),
-        subtitle=subtitle,
-        numbers=key_numbers(data),
-        sections=sections(data),
-        made=f" on {text(data.created, 60)}" if data.created else "",
-        marker_data=marker_json(data),
-        script=script,
-    )
+    parts = {
+        "title": text(data.title, 120),
+        "subtitle": subtitle,
+        "numbers": key_numbers(data),
+        "sections": sections(data),
+        "made": f" on {text(data.created, 60)}" if data.created else "",
+        "marker_data": marker_json(data),
+    }
+    return whole_page("template.html", styles=["style.css"], scripts=["script.js"], parts=parts)

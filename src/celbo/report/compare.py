@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from celbo.errors import InputError
 from celbo.evaluate.comparison import Comparison
@@ -17,6 +13,7 @@ from celbo.files import atomic_text
 from celbo.report.compare_panels import key_numbers, sections
 from celbo.report.data import Categories
 from celbo.report.markup import text
+from celbo.report.whole import whole_page
 
 __all__ = ["ComparePage", "compare_html", "write_compare_page"]
 
@@ -86,18 +83,13 @@ def write_compare_page(page: ComparePage, path: str | os.PathLike[str]) -> Path:
 
 def compare_html(page: ComparePage) -> str:
     """Return the page as a string: no network, no inline script but one of known hash, every name escaped."""
-    folder = files("celbo.report") / "page"
-    script = (folder / "compare.js").read_text(encoding="utf-8")
-    style = "".join((folder / name).read_text(encoding="utf-8") for name in ("style.css", "compare.css"))
-    return Template((folder / "compare.html").read_text(encoding="utf-8")).substitute(
-        title=text(f"Which method for {_name(page.source)}?", 160),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=style,
-        subtitle=text(page.source, 300) if page.source else "cells given in memory",
-        numbers=key_numbers(page),
-        sections=sections(page),
-        script=script,
-    )
+    parts = {
+        "title": text(f"Which method for {_name(page.source)}?", 160),
+        "subtitle": text(page.source, 300) if page.source else "cells given in memory",
+        "numbers": key_numbers(page),
+        "sections": sections(page),
+    }
+    return whole_page("compare.html", styles=["style.css", "compare.css"], scripts=["compare.js"], parts=parts)
 
 
 def _name(source: str) -> str:

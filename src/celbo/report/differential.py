@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import pandas as pd
@@ -19,6 +15,7 @@ from celbo.plots.compared import require
 from celbo.report.differential_panels import key_numbers, sections
 from celbo.report.markup import text
 from celbo.report.table import compared_rows, gene_json
+from celbo.report.whole import whole_page
 
 __all__ = ["DifferentialPage", "differential_html", "write_differential_page"]
 
@@ -84,17 +81,17 @@ def write_differential_page(page: DifferentialPage, path: str | os.PathLike[str]
 
 def differential_html(page: DifferentialPage) -> str:
     """Return the page as a string: no network, no inline script but one of known hash, every name escaped."""
-    folder = files("celbo.report") / "page"
-    script = "".join((folder / name).read_text(encoding="utf-8") for name in ("script.js", "differential.js"))
-    style = "".join((folder / name).read_text(encoding="utf-8") for name in ("style.css", "differential.css"))
     subtitle = text(page.model, 80) + (f" on {text(page.source, 300)}" if page.source else "")
-    return Template((folder / "differential.html").read_text(encoding="utf-8")).substitute(
-        title=text(f"Which genes differ by {page.groupby}?" if page.groupby else "Which genes differ?", 160),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=style,
-        subtitle=subtitle,
-        numbers=key_numbers(page),
-        sections=sections(page),
-        gene_data=gene_json(compared_rows(page.table)),
-        script=script,
+    parts = {
+        "title": text(f"Which genes differ by {page.groupby}?" if page.groupby else "Which genes differ?", 160),
+        "subtitle": subtitle,
+        "numbers": key_numbers(page),
+        "sections": sections(page),
+        "gene_data": gene_json(compared_rows(page.table)),
+    }
+    return whole_page(
+        "differential.html",
+        styles=["style.css", "differential.css"],
+        scripts=["script.js", "differential.js"],
+        parts=parts,
     )
