@@ -10,7 +10,9 @@ log-transformed; pass layer='counts'.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 __all__ = [
     "CategoryError",
@@ -27,9 +29,29 @@ __all__ = [
     "SchemaError",
     "TrainingError",
     "WriteError",
+    "in_flags",
     "listed",
     "nearest",
 ]
+
+_IN_FLAGS = ContextVar("in_flags", default=False)
+
+
+@contextmanager
+def in_flags() -> Iterator[None]:
+    """Let every error and warning that is shown in this block name flags of the command line instead of Python.
+
+    The command line does so for all of its commands. Otherwise the words are for somebody who writes Python.
+    """
+    token = _IN_FLAGS.set(True)
+    try:
+        yield
+    finally:
+        _IN_FLAGS.reset(token)
+
+
+def _for_asker(fix: str, flag: str) -> str:
+    return flag if flag and _IN_FLAGS.get() else fix
 
 
 class CelboError(Exception):
@@ -44,16 +66,25 @@ class CelboError(Exception):
     value
         The offending value, with the names of its cell and gene where there are any.
     fix
-        What to do about it: full sentences.
+        What to do about it: full sentences. They may name Python: keywords, calls, slots of an AnnData.
+    flag
+        The same for a user of the command line, who has flags and files but no AnnData to edit; "" where `fix` serves
+        both. Which of the two is told is decided when the error is shown, see `in_flags`.
     """
 
-    def __init__(self, what: str, *, where: str = "", value: str = "", fix: str = "") -> None:
-        self.what, self.where, self.value, self.fix = what, where, value, fix
-        sentence = f"{where} {what}".strip()
-        if value:
-            sentence += f": {value}"
+    def __init__(self, what: str, *, where: str = "", value: str = "", fix: str = "", flag: str = "") -> None:
+        self.what, self.where, self.value, self.fix, self.flag = what, where, value, fix, flag
+        super().__init__(self._told(fix))
+
+    def __str__(self) -> str:
+        return self._told(_for_asker(self.fix, self.flag))
+
+    def _told(self, fix: str) -> str:
+        sentence = f"{self.where} {self.what}".strip()
+        if self.value:
+            sentence += f": {self.value}"
         sentence = sentence if sentence.endswith((".", "!", "?")) else sentence + "."
-        super().__init__(f"{sentence} {fix}".strip())
+        return f"{sentence} {fix}".strip()
 
 
 class InputError(CelboError, ValueError):
@@ -105,7 +136,22 @@ class DependencyError(CelboError, ImportError):
 
 
 class CelboWarning(UserWarning):
-    """Work goes on, but the user should know."""
+    """Work goes on, but the user should know.
+
+    Parameters
+    ----------
+    what
+        What happened: full sentences.
+    fix, flag
+        What to do about it, in Python and on the command line, as in `CelboError`.
+    """
+
+    def __init__(self, what: str, *, fix: str = "", flag: str = "") -> None:
+        self.what, self.fix, self.flag = what, fix, flag
+        super().__init__(f"{what} {fix}".strip())
+
+    def __str__(self) -> str:
+        return f"{self.what} {_for_asker(self.fix, self.flag)}".strip()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import celbo
 from celbo.cli.options import asked_model, complete, with_options
-from celbo.errors import CelboError, InputError, OptionError, TrainingError
+from celbo.errors import CelboError, InputError, OptionError, TrainingError, in_flags
 
 __all__ = ["app", "main"]
 
@@ -75,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 2 wrong usage, 3 bad input, 4 training failed, 130 interrupted, 1 anything else.
     """
     given = list(sys.argv[1:] if argv is None else argv)
+    with in_flags():
+        return _main(given)
+
+
+def _main(given: list[str]) -> int:
     try:
         model = asked_model(given) if given[:1] and given[0] in _TRAINING else "scvi"
         chosen = app if model == "scvi" else make_app(model)

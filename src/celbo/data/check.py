@@ -147,7 +147,8 @@ def _checked(adata: AnnData, keys: DataKeys, *, require_counts: bool, source: st
             findings += found
             facts |= seen
     except CelboError as problem:
-        findings.append(error(type(problem), problem.what, where=problem.where, value=problem.value, fix=problem.fix))
+        told = {"where": problem.where, "value": problem.value, "fix": problem.fix, "flag": problem.flag}
+        findings.append(error(type(problem), problem.what, **told))
     return CheckResult(n_cells=adata.n_obs, keys=keys, findings=tuple(findings), source=source, **facts)
 
 

@@ -24,6 +24,8 @@ class Finding:
     where: str = ""
     value: str = ""
     fix: str = ""
+    flag: str = ""
+    """The fix for a user of the command line, where it differs."""
 
     @property
     def message(self) -> str:
@@ -32,17 +34,21 @@ class Finding:
 
     def to_error(self) -> CelboError:
         """Return the finding as an exception, not yet raised."""
-        return self.error(self.what, where=self.where, value=self.value, fix=self.fix)
+        return self.error(self.what, where=self.where, value=self.value, fix=self.fix, flag=self.flag)
 
 
-def error(kind: type[CelboError], what: str, *, where: str = "", value: str = "", fix: str = "") -> Finding:
+def error(
+    kind: type[CelboError], what: str, *, where: str = "", value: str = "", fix: str = "", flag: str = ""
+) -> Finding:
     """Return a finding that work cannot go on with."""
-    return Finding("error", kind, what, where, value, fix)
+    return Finding("error", kind, what, where, value, fix, flag)
 
 
-def warning(kind: type[CelboError], what: str, *, where: str = "", value: str = "", fix: str = "") -> Finding:
+def warning(
+    kind: type[CelboError], what: str, *, where: str = "", value: str = "", fix: str = "", flag: str = ""
+) -> Finding:
     """Return a finding that work can go on with."""
-    return Finding("warning", kind, what, where, value, fix)
+    return Finding("warning", kind, what, where, value, fix, flag)
 
 
 @dataclass(frozen=True)
