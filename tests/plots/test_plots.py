@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from scipy.spatial.distance import pdist
 
 from celbo import plots
 from celbo.errors import CelboError
 from celbo.plots.names import shown
-from celbo.plots.style import category_colors, heat, short
+from celbo.plots.style import _from_oklab, _to_oklab, category_colors, heat, short
 
 RNG = np.random.default_rng(0)
 HISTORY = pd.DataFrame({"elbo_train": [-9e5, -5, -4, -3], "elbo_validation": [-9e5, -6, -5, -4], "kl_z_train": 1.0})
@@ -147,6 +148,31 @@ def test_names_keep_the_limit(limit):
 
 def test_a_hundred_categories_have_a_hundred_colours():
     assert len(set(category_colors(100))) == 100
+
+
+@pytest.mark.parametrize("n", [1, 16, 17, 35, 200])
+def test_a_category_keeps_its_colour_when_more_are_added(n):
+    assert category_colors(300)[:n] == category_colors(n)
+
+
+def test_sixty_categories_are_as_distinct_as_sixteen():
+    def closest(n: int) -> float:
+        tones = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in category_colors(n)])
+        gaps = pdist(np.asarray(_to_oklab(tones)))
+        return float(gaps.min())
+
+    assert closest(60) >= closest(16) > 0.04
+
+
+def test_oklab_of_known_colours():
+    assert _to_oklab(np.array([[1.0, 1, 1]])) == pytest.approx(np.array([[1.0, 0, 0]]), abs=1e-6)
+    assert _to_oklab(np.array([[1.0, 0, 0]])) == pytest.approx(np.array([[0.627955, 0.224863, 0.125846]]), abs=1e-5)
+    tones = np.random.default_rng(0).random((50, 3))
+    assert _from_oklab(_to_oklab(tones)) == pytest.approx(tones, abs=1e-6)
+
+
+def test_a_thousand_categories_have_colours():
+    assert len(category_colors(1000)) == 1000
 
 
 @pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.01, "0.01"), (1500, "1.5k"), (2e6, "2M"), (1e-6, "1e-6")])

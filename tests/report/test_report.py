@@ -17,7 +17,9 @@ from scipy import sparse
 
 from celbo.errors import CelboError, InputError
 from celbo.evaluate import compare_latents, predictive_check
+from celbo.plots.style import MISSING, category_colors
 from celbo.report.build import Categories, DotPlot, ReportData, report_html, top_markers, write_report
+from celbo.report.markup import palette_of
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -236,8 +238,31 @@ def test_two_hundred_clusters_make_a_page():
 
 def test_the_smallest_categories_are_joined_as_other():
     found = Categories("x", np.array([0, 0, 0, 1, 2, 2, 3, -1]), ("a", "b", "c", "d")).largest(3)
-    assert found.names == ("a", "c", "other")
+    assert found.names == ("a", "c", "2 others")
     assert found.codes.tolist() == [0, 0, 0, 2, 1, 1, 2, -1]
+    assert palette_of(found) == [*np.array(category_colors(4))[[0, 2]], MISSING]
+
+
+def test_a_label_has_one_colour_in_all_figures_however_many_there_are():
+    names = (*[f"type {i}" for i in range(20)], "unknown", *[f"type {i}" for i in range(20, 40)])
+    of_cell = np.concatenate([np.repeat(np.arange(41), np.arange(41)), np.arange(41)])
+    labels = Categories("label", of_cell, names)
+    clusters = Categories("cluster", of_cell % 7, tuple("0123456"))
+    maps = {"after": np.random.default_rng(0).normal(size=(len(of_cell), 2))}
+    page = report_html(minimal(n_cells=len(of_cell), labels=labels, clusters=clusters, embeddings=maps))
+    colours: dict[str, set[str]] = {}
+    for title, colour in re.findall(r'<span title="([^"]+)"><i style="background:(#\w{6})', page):
+        colours.setdefault(title, set()).add(colour)
+    for title, colour in re.findall(
+        r'<span title="([^"]+)"><bdi>[^<]*</bdi></span><span><i style="background:(#\w{6})', page
+    ):
+        colours.setdefault(title, set()).add(colour)
+    of_types = [colours[f"type {i}"] for i in range(20, 40)]
+    assert all(len(one) == 1 for one in of_types)
+    assert len(set().union(*of_types)) == 20
+    drawn = page[page.index('aria-label="clusters by label"') :]
+    largest = palette_of(labels)[-1]
+    assert f"fill: {largest}" in drawn[: drawn.index("</svg>")]
 
 
 def test_writing_into_a_missing_folder_is_a_named_error(tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from celbo.plots.names import shown
 
@@ -43,16 +45,64 @@ _BASE = (
 
 
 def category_colors(n: int) -> list[str]:
-    """Return n colours as "#rrggbb": sixteen, and beyond them the same lighter and darker in turn."""
-    from matplotlib.colors import to_hex, to_rgb
+    """Return n colours as "#rrggbb", the first of them the same for every n.
 
-    out = []
-    for i in range(n):
-        base, turn = np.array(to_rgb(_BASE[i % len(_BASE)])), i // len(_BASE)
-        toward = 1.0 if turn % 2 else 0.15
-        strength = 0.0 if turn == 0 else min(0.3 + 0.12 * (turn // 2), 0.6)
-        out.append(to_hex(tuple(base * (1 - strength) + toward * strength)))
-    return out
+    Sixteen are chosen by hand. Each further one is the one of a grid of tones, visible on white and on near-black, that
+    lies farthest in OKLab (Ottosson 2020) from all before it and from the greys. Beyond some four hundred they repeat.
+    """
+    found = _BASE if n <= len(_BASE) else _extended()
+    return [found[i % len(found)] for i in range(n)]
+
+
+@cache
+def _extended() -> tuple[str, ...]:
+    """Return the colours by hand and after them all of the grid, the most distinct first."""
+    grid = [
+        (lightness, chroma * np.cos(hue), chroma * np.sin(hue))
+        for lightness in np.linspace(0.44, 0.82, 5)
+        for chroma in (0.08, 0.12, 0.17)
+        for hue in np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    ]
+    rgb = _from_oklab(np.array(grid))
+    inside = ((rgb >= 0) & (rgb <= 1)).all(1)
+    free, tones = np.array(grid)[inside], np.round(255 * rgb[inside]).astype(int)
+    used = np.array([[int(tone[i : i + 2], 16) / 255 for i in (1, 3, 5)] for tone in (*_BASE, MUTED, MISSING, ACCENT)])
+    nearest = np.linalg.norm(free[:, None] - _to_oklab(used), axis=2).min(1)
+    found = list(_BASE)
+    while nearest.max() > 0:
+        farthest = int(nearest.argmax())
+        found.append("#{:02x}{:02x}{:02x}".format(*tones[farthest]))
+        nearest = np.minimum(nearest, np.linalg.norm(free - free[farthest], axis=1))
+    return tuple(dict.fromkeys(found))
+
+
+_LMS = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_OKLAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+
+
+def _to_oklab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return OKLab coordinates of sRGB colours from 0 to 1; (colours, 3) each."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return np.asarray(np.cbrt(linear @ _LMS.T) @ _OKLAB.T)
+
+
+def _from_oklab(lab: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return sRGB colours of OKLab coordinates, outside of 0 to 1 where no screen shows them; (colours, 3) each."""
+    linear = (lab @ np.linalg.inv(_OKLAB).T) ** 3 @ np.linalg.inv(_LMS).T
+    light = np.clip(linear, 0.0031308, None)
+    return np.asarray(np.where(linear <= 0.0031308, linear * 12.92, 1.055 * light ** (1 / 2.4) - 0.055))
 
 
 def heat() -> Colormap:

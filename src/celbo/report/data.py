@@ -33,6 +33,16 @@ class Categories:
     codes: NDArray[np.int64]
     """Position of each cell's name in `names`, -1 for none; (cells,)."""
     names: tuple[str, ...]
+    palette: tuple[int, ...] = ()
+    """Place of each name's colour in the palette, -1 for grey; empty gives the names that are known places in order."""
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Place of each name's colour in the palette: -1 for names that say "not known", which are grey."""
+        if self.palette:
+            return self.palette
+        known = np.array([is_known(name) for name in self.names], bool)
+        return tuple(np.where(known, np.cumsum(known) - 1, -1).tolist())
 
     @classmethod
     def of(cls, title: str, values: ArrayLike | pd.Series[Any] | pd.Categorical) -> Categories:
@@ -64,13 +74,14 @@ class Categories:
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names)).astype(np.int64)
 
     def largest(self, n: int) -> Categories:
-        """Return the n largest categories in their order, all others joined as "other"; itself if there are no more."""
+        """Return the n largest categories in their order and colours, all others as one; itself if no more."""
         if len(self.names) <= n:
             return self
         kept = np.sort(np.argsort(-self.sizes, kind="stable")[: n - 1])
         new = np.full(len(self.names) + 1, n - 1)
         new[kept], new[-1] = np.arange(n - 1), -1  # the last entry is what code -1 finds
-        return Categories(self.title, new[self.codes], (*[self.names[i] for i in kept], "other"))
+        names = (*[self.names[i] for i in kept], f"{len(self.names) - len(kept)} others")
+        return Categories(self.title, new[self.codes], names, (*[self.places[i] for i in kept], -1))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from celbo.plots.names import shown
 from celbo.plots.style import MISSING, category_colors
-from celbo.report.data import Categories, is_known
+from celbo.report.data import Categories
 from celbo.report.verdict import Verdict
 
 __all__ = [
@@ -104,10 +104,13 @@ def legend(categories: Categories, palette: Sequence[str], limit: int = 40) -> s
 
 
 def palette_of(categories: Categories) -> list[str]:
-    """Return a colour for each category: grey for names that say "not known", the palette's for the others."""
-    known = [is_known(n) for n in categories.names]
-    colours = iter(category_colors(sum(known)))
-    return [next(colours) if k else MISSING for k in known]
+    """Return a colour for each category: grey for names that say "not known", the palette's for the others.
+
+    A category keeps its colour where only the largest are shown, so that all figures of a page agree.
+    """
+    places = categories.places
+    colours = category_colors(max(places, default=-1) + 1)
+    return [colours[place] if place >= 0 else MISSING for place in places]
 
 
 def sizes(categories: Categories, palette: Sequence[str], limit: int = 12) -> str:
