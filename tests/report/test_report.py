@@ -19,6 +19,7 @@ from celbo.errors import CelboError, InputError
 from celbo.evaluate import compare_latents, predictive_check
 from celbo.plots.style import MISSING, category_colors
 from celbo.report.build import Categories, DotPlot, ReportData, report_html, top_markers, write_report
+from celbo.report.data import cluster_names
 from celbo.report.markup import palette_of
 
 HOSTILE = (
@@ -313,3 +314,17 @@ def test_top_markers_prefer_sure_and_detected_genes_by_fold_change():
         index=["house", "best", "second", "rare", "unsure"],
     )
     assert top_markers(table, 3) == ["best", "second", "house"]
+
+
+def test_a_cluster_is_named_by_number_majority_label_and_top_genes():
+    clusters = Categories("cluster", np.repeat([0, 1, 2], 10), ("0", "1", "2"))
+    kinds = np.array(["B"] * 9 + ["T"] + ["T", "B", "NK", "T", "NK"] * 2 + ["unknown"] * 10)
+    table = pd.DataFrame(
+        {"group1": ["0", "0", "0", "1"], "bayes_factor": 9.0, "lfc_median": [2.0, 1.0, 0.5, 1.0]},
+        index=["ENSG1", "CD79A", "CD74", "CD3D"],
+    )
+    named = cluster_names(clusters, Categories.of("kind", kinds), table, gene_names={"ENSG1": "MS4A1"})
+    assert [str(n) for n in named] == ["0 · B · MS4A1 CD79A", "1 · NK / T · CD3D", "2"]
+    assert named[0].share == pytest.approx(0.9)
+    assert named[1].share == pytest.approx(0.4)
+    assert [str(n) for n in cluster_names(clusters)] == ["0", "1", "2"]

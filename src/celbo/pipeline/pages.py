@@ -13,6 +13,7 @@ from scipy import sparse
 
 from celbo import results
 from celbo.data.obs import column_of
+from celbo.data.symbols import display_names
 from celbo.evaluate import ari, compare_latents, nmi, predictive_check
 from celbo.files import atomic_json
 from celbo.models.base import CountModel, Model
@@ -137,10 +138,26 @@ def tables_of(found: Found) -> dict[str, pd.DataFrame]:
     return {
         "latent": pd.DataFrame(latent, index=cells, columns=names),
         "clusters": clusters,
-        "markers": found.markers,
+        "markers": _with_symbols(found.markers, adata),
         "history": found.model.history,
         "metrics": _metrics_table(found),
     }
+
+
+def _gene_names(adata: AnnData) -> dict[str, str]:
+    """Return what is shown of each gene whose name in the file is not what people read."""
+    pairs = zip(adata.var_names.astype(str), display_names(adata.var), strict=True)
+    return {name: str(shown) for name, shown in pairs if name != shown}
+
+
+def _with_symbols(markers: pd.DataFrame, adata: AnnData) -> pd.DataFrame:
+    """Return the table with the symbols of its genes as the first column, where the file names genes otherwise."""
+    named = _gene_names(adata)
+    if not named or markers.empty:
+        return markers
+    table = markers.copy()
+    table.insert(0, "symbol", [named.get(str(gene), str(gene)) for gene in markers.index])
+    return table
 
 
 def _metrics_table(found: Found) -> pd.DataFrame:
@@ -196,6 +213,7 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
         nmi=found.nmi,
         predictive=_predictive(model, config.seed) if isinstance(model, CountModel) else None,
         markers=found.markers,
+        gene_names=_gene_names(adata),
         markers_note=note,
         dots=DotPlot.from_counts(counts, genes, found.clusters, top_markers(found.markers)),
         command=command,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import sparse
 from celbo.errors import InputError
 from celbo.plots.compared import top_genes
 
-__all__ = ["Categories", "DotPlot", "ReportData", "is_known", "top_markers"]
+__all__ = ["Categories", "ClusterName", "DotPlot", "ReportData", "cluster_names", "is_known", "top_markers"]
 
 _UNKNOWN = {"", "unlabelled", "unlabeled", "unknown", "unassigned", "none", "nan", "na", "n/a"}
 
@@ -82,6 +83,81 @@ class Categories:
         new[kept], new[-1] = np.arange(n - 1), -1  # the last entry is what code -1 finds
         names = (*[self.names[i] for i in kept], f"{len(self.names) - len(kept)} others")
         return Categories(self.title, new[self.codes], names, (*[self.places[i] for i in kept], -1))
+
+
+@dataclass(frozen=True)
+class ClusterName:
+    """What a cluster is called on the page: its number, the known label that most of its cells have, its top genes."""
+
+    number: str
+    """Its name in the results, such as "3"."""
+    label: str = ""
+    """The majority label, the two largest as "A / B" where none has half of the labelled cells; "" without labels."""
+    share: float = float("nan")
+    """Share of the cluster's labelled cells that have the largest label."""
+    genes: tuple[str, ...] = ()
+    """Its top marker genes, as shown."""
+
+    def __str__(self) -> str:
+        return " · ".join(part for part in (self.number, self.label, " ".join(self.genes)) if part)
+
+
+def cluster_names(
+    clusters: Categories,
+    labels: Categories | None = None,
+    markers: pd.DataFrame | None = None,
+    *,
+    gene_names: Mapping[str, str] | None = None,
+    n_genes: int = 2,
+) -> tuple[ClusterName, ...]:
+    """Return what each cluster is called: "3 · CD14+ Monocytes · LYZ S100A9".
+
+    Parameters
+    ----------
+    clusters
+        The cluster of each cell.
+    labels
+        The known label of each cell; names like "unknown" count as none.
+    markers
+        Table as in `ReportData.markers`.
+    gene_names
+        What is shown in place of a gene's name in `markers`, where that is another.
+    n_genes
+        Genes of each cluster.
+
+    Returns
+    -------
+    A name for each of `clusters.names`, in their order; different clusters may share label and genes, never a number.
+    """
+    named = dict(gene_names or {})
+    genes: dict[str, tuple[str, ...]] = {}
+    if markers is not None and len(markers) and "group1" in markers:
+        for group, rows in markers.groupby("group1", sort=False, observed=True):
+            genes[str(group)] = tuple(named.get(gene, gene) for gene in top_genes(rows, n_genes))
+    counted = _label_counts(clusters, labels)
+    return tuple(
+        ClusterName(name, *_majority(row, labels), genes.get(name, ()))
+        for name, row in zip(clusters.names, counted, strict=True)
+    )
+
+
+def _label_counts(clusters: Categories, labels: Categories | None) -> NDArray[np.int64]:
+    """Cells of each cluster with each known label, (clusters, labels)."""
+    table = np.zeros((len(clusters.names), 0 if labels is None else len(labels.names)), np.int64)
+    if labels is not None:
+        both = (clusters.codes >= 0) & (labels.known_codes >= 0)
+        np.add.at(table, (clusters.codes[both], labels.known_codes[both]), 1)
+    return table
+
+
+def _majority(counts: NDArray[np.int64], labels: Categories | None) -> tuple[str, float]:
+    total = int(counts.sum())
+    if labels is None or not total:
+        return "", float("nan")
+    order = np.argsort(-counts, kind="stable")
+    share = float(counts[order[0]]) / total
+    most = order[: 1 if share >= 0.5 else 2]
+    return " / ".join(labels.names[i] for i in most), share
 
 
 @dataclass(frozen=True)
@@ -191,6 +267,9 @@ class ReportData:
     markers: pd.DataFrame | None = None
     """Index gene; columns group1, bayes_factor, lfc_median, and of proba_de or proba_higher, lfc_lower, lfc_upper,
     expected_fdr, raw_mean1, raw_mean2, detection1, detection2 those that there are."""
+    gene_names: Mapping[str, str] = field(default_factory=dict)
+    """What is shown of a gene in place of its name in `markers` and `dots`, for genes where that is another: symbols
+    of identifiers."""
     markers_note: str = ""
     """A sentence beside the markers, for example that only the highly variable genes were modelled."""
     dots: DotPlot | None = None
@@ -207,6 +286,17 @@ class ReportData:
     """Wall seconds by step, in order."""
     created: str = ""
     """When, as shown; empty leaves it out (and the file reproducible)."""
+
+    @cached_property
+    def cluster_names(self) -> tuple[ClusterName, ...]:
+        """What each of the clusters is called on the page; () where there are none."""
+        if self.clusters is None:
+            return ()
+        return cluster_names(self.clusters, self.labels, self.markers, gene_names=self.gene_names)
+
+    def gene(self, name: str) -> str:
+        """Return what is shown of a gene."""
+        return self.gene_names.get(name, name)
 
     def __post_init__(self) -> None:
         """Hold the arrays of cells to one length."""
