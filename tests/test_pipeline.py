@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import celbo
+from celbo.data.datasets import simulate
 from celbo.errors import CelboWarning, CountsError, GenesError, OptionError, SchemaError, WriteError
 from celbo.pipeline import GraphConfig, RunConfig, RunResult, SelectionConfig, train
 from celbo.pipeline.config import build, different, flat, options_of, read_genes, read_toml, to_toml
@@ -74,6 +75,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory, file_of_cells: Path) -> R
     """Return a finished run, for all tests that only look."""
     out = tmp_path_factory.mktemp("runs") / "first"
     return celbo.run(file_of_cells, config=config(), out=out, batch_key="batch", labels_key="cell_type", progress=False)
+
+
+@pytest.mark.parametrize("n_cells", [9000, pytest.param(50_000, marks=pytest.mark.slow)])
+def test_the_main_job_of_many_cells(n_cells: int, tmp_path: Path) -> None:
+    adata = simulate(n_cells=n_cells, n_genes=40, n_batches=2, n_cell_types=4, seed=0)
+    result = celbo.run(adata, config=config(max_epochs=1), out=tmp_path / "many", batch_key="batch", progress=False)
+    kept = anndata.read_h5ad(tmp_path / "many/result.h5ad")
+    assert kept.n_obs > 0.99 * n_cells
+    assert kept.obsm["X_umap"].shape == kept.obsm["X_umap_before"].shape == (kept.n_obs, 2)
+    assert kept.obs["leiden"].nunique() >= 2
+    assert (result.folder / "report.html").stat().st_size > 0
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
 
 from celbo.data.components import principal_components, with_signs
+from celbo.embed.neighbours import write_neighbours
 from celbo.embed.values import Floats, Values, at_least, imported, one_of, quiet, space_of
 from celbo.errors import CelboWarning, InputError
 
@@ -67,14 +68,12 @@ def neighbour_graph(coordinates: Floats, *, n_neighbors: int, seed: int) -> spar
     n_neighbors
         Neighbours of each cell, itself among them; fewer than the cells.
     seed
-        Of the search, which is exact below 8,192 cells.
+        Of the search, which is exact up to 100,000 cells.
     """
-    sc = imported("scanpy", package="scanpy", method="the graph of neighbours")
     n_cells = len(coordinates)
     at_least(2, "n_neighbors", n_neighbors, most=n_cells - 1, fix=f"There are {n_cells} cells.")
-    with quiet():
-        holder = AnnData(np.asarray(coordinates, np.float32))
-        sc.pp.neighbors(holder, n_neighbors=n_neighbors, use_rep="X", random_state=seed)
+    holder = AnnData(np.asarray(coordinates, np.float32))
+    write_neighbours(holder, "X", n_neighbors=n_neighbors, seed=seed)
     return sparse.csr_matrix(holder.obsp["connectivities"])
 
 
@@ -108,7 +107,7 @@ def fit_forceatlas2(
     n_pcs
         Principal components of a CSR matrix.
     seed
-        Of the search for neighbours and of random first positions. The same seed gives the same drawing up to 8,191
+        Of the search for neighbours and of random first positions. The same seed gives the same drawing up to 100,000
         cells; beyond, the search for neighbours is approximate and runs on several threads.
 
     Raises
@@ -178,8 +177,8 @@ def fit_diffusion_map(
     n_pcs
         Principal components of a CSR matrix.
     seed
-        Of the search for neighbours and the first Lanczos vector. The same seed gives the same coordinates up to 8,191
-        cells; beyond, the search for neighbours is approximate and runs on several threads.
+        Of the search for neighbours and the first Lanczos vector. The same seed gives the same coordinates up to
+        100,000 cells; beyond, the search for neighbours is approximate and runs on several threads.
 
     Raises
     ------

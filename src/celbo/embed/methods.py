@@ -352,7 +352,7 @@ def forceatlas2(
 ) -> Embedding[ForceAtlas2]:
     """ForceAtlas2 drawing of the graph of neighbours (fa2-modified). Writes `obsm["X_draw_graph_fa"]`.
 
-    The same seed gives the same drawing up to 8,191 cells; beyond, the search for neighbours does not promise it.
+    The same seed gives the same drawing up to 100,000 cells; beyond, the search for neighbours does not promise it.
 
     Parameters
     ----------
@@ -426,7 +426,7 @@ def diffusion_map(
     """Diffusion map. Writes `obsm["X_diffmap"]` and `uns["diffmap_evals"]`, as scanpy does.
 
     Component 0 is the trivial one, of eigenvalue 1, which tells of no direction: plot from component 1 on, or drop it.
-    With `key_added`, the eigenvalues are in `uns[key_added]`. The same seed gives the same coordinates up to 8,191
+    With `key_added`, the eigenvalues are in `uns[key_added]`. The same seed gives the same coordinates up to 100,000
     cells; beyond, the search for neighbours does not promise it.
 
     Parameters

@@ -22,6 +22,7 @@ from celbo.data.datasets import pbmc, simulate
 from celbo.data.genes import filter_cells, select_genes
 from celbo.data.read import read
 from celbo.data.schema import DataKeys
+from celbo.embed.neighbours import write_neighbours
 from celbo.errors import CelboWarning, OptionError
 from celbo.models.base import CountModel, Model
 from celbo.models.options import requires_counts
@@ -253,10 +254,8 @@ def latent_slot(config: TrainRunConfig) -> str:
 
 
 def _neighbours(adata: AnnData, slot: str, config: RunConfig) -> None:
-    import scanpy as sc
-
     n_neighbors = max(2, min(config.graph.n_neighbors, adata.n_obs - 1))
-    sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep=slot, random_state=config.seed)
+    write_neighbours(adata, slot, n_neighbors=n_neighbors, seed=config.seed)
 
 
 def _leiden(adata: AnnData, config: RunConfig) -> None:
