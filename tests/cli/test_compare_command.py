@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import celbo.cli.compare as command
+import celbo.pipeline.compare as pipeline
 from celbo.cli.app import main
 from celbo.cli.compare import in_short
 from celbo.errors import InputError
+from celbo.pipeline.options import CompareConfig
 
 NAN = float("nan")
 
@@ -25,7 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
         seen.append({"data": data, **options})
         return pd.DataFrame({"ari": [0.5], "seconds": [1.0]}, index=["pca"])
 
-    monkeypatch.setattr(command, "compare_methods", compare)
+    monkeypatch.setattr(pipeline, "compare", compare)
     return seen
 
 
@@ -36,14 +37,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
 def test_methods_may_follow_each_other_or_be_repeated(methods: list[str], asked: list[dict[str, object]]) -> None:
     assert main(["compare", "a.h5ad", "b.h5ad", *methods, "--out", "out"]) == 0
     assert asked[0]["data"] == ["a.h5ad", "b.h5ad"]
-    assert asked[0]["config"] == command.CompareConfig(methods=("pca", "umap"))
+    assert asked[0]["config"] == CompareConfig(methods=("pca", "umap"))
 
 
 def test_every_option_is_passed_on(asked: list[dict[str, object]], capsys: pytest.CaptureFixture[str]) -> None:
     keys = ["--layer", "counts", "--batch-key", "b", "--labels-key", "l"]
     rest = ["--no-repeats", "--no-denoise", "--held-out", "0.2", "--n-top-genes", "500", "--seed", "7", "--resume"]
     assert main(["compare", "a.h5ad", *keys, *rest, "--out", "out"]) == 0
-    config = command.CompareConfig(repeats=False, denoise=False, held_out=0.2, n_top_genes=500, seed=7)
+    config = CompareConfig(repeats=False, denoise=False, held_out=0.2, n_top_genes=500, seed=7)
     given = {name: value for name, value in asked[0].items() if name != "command"}
     assert given == {
         "data": ["a.h5ad"], "config": config, "layer": "counts", "batch_key": "b", "labels_key": "l",
@@ -83,7 +84,7 @@ def test_bad_data_are_exit_code_3(
     def broken(*_: object, **__: object) -> pd.DataFrame:
         raise InputError("has fewer than 100 cells with counts", where="the data", value="7")
 
-    monkeypatch.setattr(command, "compare_methods", broken)
+    monkeypatch.setattr(pipeline, "compare", broken)
     assert main(["compare", "a.h5ad", "--out", "x"]) == 3
     assert "the data has fewer than 100 cells with counts: 7." in capsys.readouterr().err
 

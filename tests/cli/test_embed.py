@@ -80,3 +80,23 @@ def test_wrong_use_is_told(
     assert told in said.err
     assert said.out == ""
     assert "Traceback" not in said.err
+
+
+def test_the_method_may_stand_before_the_file(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    assert main(["embed", "pca", str(file), "--n-components", "3", "--out", str(out), "--quiet"]) == 0
+    assert list(pd.read_csv(out, index_col="cell").columns) == ["pca_1", "pca_2", "pca_3"]
+
+
+def test_two_methods_are_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["embed", "pca", str(file), "--method", "umap"]) == 2
+    assert "names two methods" in capsys.readouterr().err
+
+
+def test_a_file_that_is_called_as_a_method_is_a_file(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pca").mkdir()
+    assert main(["embed", "pca", "--method", "tsne"]) == 3
+    assert "pca" in capsys.readouterr().err

@@ -78,3 +78,19 @@ def test_two_calls_share_nothing(cells: AnnData) -> None:
 def test_data_sets_need_no_torch() -> None:
     code = "import sys, celbo; celbo.datasets.simulate(n_cells=20, n_genes=50); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_second_run_lost_molecules_as_planted():
+    """Real cells in two runs: the first as they were, the second thinned gene by gene with the efficiency given."""
+    whole, runs = celbo.datasets.pbmc(), celbo.datasets.pbmc_two_runs(seed=0)
+    second = (runs.obs["batch"] == "run 2").to_numpy()
+    assert second.sum() == 350 and list(runs.obs["cell_type"]) == list(whole.obs["cell_type"])
+    assert abs(runs[~second].X - whole[~second].X).sum() == 0
+    before = np.asarray(whole[second].X.sum(0)).ravel()
+    after = np.asarray(runs[second].X.sum(0)).ravel()
+    efficiency = runs.var["efficiency"].to_numpy()
+    assert (after <= before).all() and (runs.X.data > 0).all()
+    deviation = (after - efficiency * before) / np.sqrt(np.maximum(efficiency * (1 - efficiency) * before, 1e-12))
+    usual = (before >= 20) & (efficiency < 1)
+    assert abs(deviation[usual].mean()) < 0.2 and 0.8 < deviation[usual].std() < 1.2
+    assert (after == before)[efficiency == 1].all()

@@ -10,10 +10,11 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 import celbo
-from celbo.cli.options import asked_model, complete, with_options
+from celbo.cli.brief import EXAMPLES, brief
+from celbo.cli.options import asked_model, complete, options_for, with_options
 from celbo.errors import CelboError, InputError, OptionError, TrainingError, in_flags
 
-__all__ = ["app", "main"]
+__all__ = ["main", "make_app"]
 
 DONE, OTHER, USAGE, BAD_INPUT, TRAINING_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -27,39 +28,65 @@ _COMMANDS = (
     ("denoise", "ask:denoise", "Write the expected expression of each gene in each cell."),
     ("embed", "embed:embed", "Reduce cells to a few coordinates by a classical method: PCA, t-SNE, UMAP, ..."),
     ("compare", "compare:compare", "Compare methods on your data: one table and one page that say which to use."),
+    (
+        "completion",
+        "completion:completion",
+        "Print or install what the tab key needs to complete commands and options.",
+    ),
 )
 _TRAINING = {"run": "RunConfig", "train": "TrainRunConfig"}
 """The commands whose options are those of a model."""
 
 
-def make_app(model: str = "scvi") -> App:
-    """Return the command line; `run` and `train` take the options of this model."""
+EXIT_CODES = "Exit codes: 0 done, 2 usage, 3 bad input, 4 training failed, 130 interrupted."
+
+
+def make_app(model: str | None = None, *, short: bool = False) -> App:
+    """Return the command line.
+
+    Parameters
+    ----------
+    model
+        Model whose options `run` and `train` take; with None the two are not imported before they are called.
+    short
+        Whether they have the options of the short help alone.
+    """
     made = App(
         name="celbo",
         help="Deep generative models of single-cell counts.",
         version=f"celbo {celbo.__version__}",
         config=complete,
         result_action="return_value",
+        help_format="plaintext",
         suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative_iterable=()),
-        help_epilogue="Exit codes: 0 done, 2 usage, 3 bad input, 4 training failed, 130 interrupted.",
+        help_epilogue=EXIT_CODES,
     )
     for name, where, text in _COMMANDS:
-        if model == "scvi" or name not in _TRAINING:
+        if name not in _TRAINING:
             made.command(f"celbo.cli.{where}", name=name, help=text)
-        else:
-            made.command(_for_model(name, model), name=name, help=text)
+            continue
+        command = f"celbo.cli.{where}" if model is None else _for_model(name, model, short=short)
+        hint = f"celbo {name} --help-all lists every option, --model NAME --help-all those of another model." * short
+        made.command(command, name=name, help=text, help_epilogue="\n\n".join([hint, EXAMPLES[name], EXIT_CODES]))
     return made
 
 
-def _for_model(name: str, model: str) -> Callable[..., Any]:
+def _for_model(name: str, model: str, *, short: bool) -> Callable[..., Any]:
     from celbo.cli import run
     from celbo.pipeline import config
 
-    return with_options(getattr(run, name), config.config_for(model, getattr(config, _TRAINING[name])))
+    kind = options_for(model, getattr(config, _TRAINING[name]))
+    return with_options(getattr(run, name), brief(kind) if short else kind)
 
 
-app = make_app()
+def _app_for(argv: list[str]) -> App:
+    """Return the command line that the arguments need, and turn --help-all into the --help that it has."""
+    if not argv or argv[0] not in _TRAINING:
+        return make_app()
+    short = "--help" in argv or "-h" in argv
+    argv[:] = ["--help" if word == "--help-all" else word for word in argv]
+    return make_app(asked_model(argv), short=short)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,9 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(given: list[str]) -> int:
     try:
-        model = asked_model(given) if given[:1] and given[0] in _TRAINING else "scvi"
-        chosen = app if model == "scvi" else make_app(model)
-        code = chosen(given, exit_on_error=False, print_error=False)
+        app = _app_for(given)
+        code = app(given, exit_on_error=False, print_error=False)
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("CELBO_DEBUG"):
             raise

@@ -8,10 +8,6 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged
-from celbo.pipeline.ask import Asked, latent_table, write_denoised
-from celbo.pipeline.config import read_genes
-from celbo.pipeline.denoise import DENOISERS, denoise_files
-from celbo.results import write_frame
 
 __all__ = ["denoise", "latent"]
 
@@ -32,6 +28,9 @@ def latent(model: Path, *data: str, out: Path = Path("latent.csv"), log: Log = D
     log
         See `LogOptions`.
     """
+    from celbo.pipeline.ask import Asked, latent_table
+    from celbo.results import write_frame
+
     with logged(log):
         write_frame(latent_table(Asked.open(model, data)), out)
     print(out)
@@ -86,6 +85,10 @@ def denoise(
     log
         See `LogOptions`.
     """
+    from celbo.pipeline.ask import Asked, write_denoised
+    from celbo.pipeline.config import read_genes
+    from celbo.pipeline.denoise import DENOISERS, denoise_files
+
     methods = model.split(",")
     fitted_here = not Path(model).exists() and (evaluate or methods[0] in DENOISERS)
     if evaluate or fitted_here:

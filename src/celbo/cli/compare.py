@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged
 from celbo.errors import OptionError
-from celbo.evaluate.comparison import COLUMNS
-from celbo.pipeline.compare import CompareConfig
-from celbo.pipeline.compare import compare as compare_methods
+from celbo.pipeline.options import CompareConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["compare"]
 
@@ -71,6 +72,8 @@ def compare(
     """
     if not data:
         raise OptionError("names no file", where="celbo compare", fix="Name the files of counts before --methods.")
+    from celbo.pipeline.compare import compare as compare_methods
+
     with logged(log):
         found = compare_methods(
             list(data),
@@ -96,6 +99,8 @@ def in_short(table: pd.DataFrame) -> str:
     table
         What `celbo.compare` returns.
     """
+    from celbo.evaluate.comparison import COLUMNS
+
     better = {column.name: column.better for column in COLUMNS}
     cells: dict[str, list[str]] = {}
     for name, (heading, digits) in _SHORT.items():
@@ -119,4 +124,4 @@ def in_short(table: pd.DataFrame) -> str:
 
 
 def _number(value: float, digits: int, is_best: bool) -> str:
-    return "- " if pd.isna(value) else f"{value:,.{digits}f}{'*' if is_best else ' '}"
+    return "- " if math.isnan(value) else f"{value:,.{digits}f}{'*' if is_best else ' '}"

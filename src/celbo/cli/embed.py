@@ -5,16 +5,15 @@ from __future__ import annotations
 import inspect
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-import pandas as pd
 from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged
-from celbo.data.read import read
-from celbo.embed import METHODS
 from celbo.errors import OptionError, listed
-from celbo.results import write_frame, write_h5ad
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["EmbedOptions", "embed"]
 
@@ -76,11 +75,12 @@ class EmbedOptions:
 
 
 _DEFAULT = EmbedOptions()
+MethodName = Literal["pca", "ica", "factor_analysis", "tsne", "umap", "forceatlas2", "diffusion_map"]
 
 
 def embed(
     *data: str,
-    method: Literal["pca", "ica", "factor_analysis", "tsne", "umap", "forceatlas2", "diffusion_map"] = "umap",
+    method: MethodName | None = None,
     out: Path | None = None,
     options: Annotated[EmbedOptions, Parameter(name="*")] = _DEFAULT,
     log: Annotated[LogOptions, Parameter(name="*")] = DEFAULT_LOG,
@@ -93,9 +93,9 @@ def embed(
     Parameters
     ----------
     data
-        Files of counts; several are joined.
+        Files of counts; several are joined. The method may stand before them: celbo embed tsne counts.h5ad.
     method
-        The reduction.
+        The reduction; by default umap.
     out
         .h5ad for the data with the slot (X_umap, ...); .csv, .tsv or .parquet for a table of the coordinates. By
         default a table, METHOD.csv.
@@ -104,15 +104,20 @@ def embed(
     log
         See `LogOptions`.
     """
+    from celbo.data.read import read
+    from celbo.embed import METHODS
+    from celbo.results import write_frame, write_h5ad
+
+    name, data = _named_method(method, data)
     if not data:
         raise OptionError("names no file", where="celbo embed", fix="Name at least one file of counts.")
-    file = Path(f"{method}.csv") if out is None else out
+    file = Path(f"{name}.csv") if out is None else out
     if file.suffix not in {".h5ad", ".csv", ".tsv", ".parquet"}:
         raise OptionError("has an unknown ending", where=f"{str(file)!r}", fix="Use .h5ad, .csv, .tsv or .parquet.")
-    given = _of_method(method, asdict(options))
+    given = _of_method(name, asdict(options))
     with logged(log):
         adata = read(data[0] if len(data) == 1 else data)
-        key = METHODS[method](adata, **given).key
+        key = METHODS[name](adata, **given).key
         if file.suffix == ".h5ad":
             write_h5ad(adata, file)
         else:
@@ -121,8 +126,21 @@ def embed(
     return 0
 
 
+def _named_method(method: str | None, data: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return the method and the files: a first word that is no file but a method names it, as in `celbo denoise`."""
+    first = data[0] if data and not Path(data[0]).exists() else ""
+    if first not in get_args(MethodName):
+        return method or "umap", data
+    if method not in (None, first):
+        fix = "Name the method once."
+        raise OptionError("names two methods", where="celbo embed", value=f"{first} and --method {method}", fix=fix)
+    return first, data[1:]
+
+
 def _of_method(method: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were given, once they are known to be the method's."""
+    from celbo.embed import METHODS
+
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     known = inspect.signature(METHODS[method]).parameters
     for name in given:
@@ -140,5 +158,7 @@ def _flag(option: str) -> str:
 
 def _table(cells: pd.Index[Any], key: str, coordinates: Any) -> pd.DataFrame:
     """Return coordinates with one row a cell and columns such as umap_1, umap_2."""
+    import pandas as pd
+
     columns = [f"{key.removeprefix('X_')}_{i}" for i in range(1, coordinates.shape[1] + 1)]
     return pd.DataFrame(coordinates, index=pd.Index(cells, name="cell"), columns=columns)

@@ -12,19 +12,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter, Token
 
-from celbo.errors import CelboWarning, OptionError
+from celbo.errors import CelboWarning, OptionError, nearest
 
 if TYPE_CHECKING:
     from cyclopts import App, ArgumentCollection
     from cyclopts.argument import Argument
 
-__all__ = ["DEFAULT_LOG", "LogOptions", "Switch", "asked_model", "complete", "logged", "table", "with_options"]
+    from celbo.pipeline.config import Config
+
+__all__ = [
+    "DEFAULT_LOG",
+    "LogOptions",
+    "Switch",
+    "asked_model",
+    "complete",
+    "logged",
+    "options_for",
+    "table",
+    "with_options",
+]
 
 
 Switch = Annotated[bool, Parameter(negative=())]
@@ -72,15 +84,15 @@ def _fill(arguments: dict[str, Argument], values: Mapping[str, Any], *, source: 
 def _fill_for_model(arguments: dict[str, Argument]) -> None:
     """Take what neither flag nor file gives from the preset, and then from the model's own plan."""
     model = _value(arguments["model"]) or "scvi"
-    named = _value(arguments["preset"]) if "preset" in arguments else None
-    if named is None and model == "scvi":
-        return
-    from celbo.pipeline.config import plan_options, preset
+    from celbo.cli.models import PLANS
 
-    if named is not None:
-        _fill(arguments, preset(model, named), source=f"preset {named}")
-    else:
-        _fill(arguments, plan_options(model), source=f"plan of {model}")
+    named = _value(arguments["preset"]) if "preset" in arguments else None
+    if named is None:
+        _fill(arguments, PLANS.get(model, {}), source=f"plan of {model}")
+        return
+    from celbo.pipeline.config import preset
+
+    _fill(arguments, preset(model, named), source=f"preset {named}")
 
 
 def _value(argument: Argument) -> str | None:
@@ -107,6 +119,31 @@ def asked_model(argv: Sequence[str]) -> str:
         return str(tomllib.loads(Path(file).read_text(encoding="utf-8")).get("model", "scvi")) if file else "scvi"
     except (OSError, ValueError):
         return "scvi"  # what is wrong with the file is said when it is read
+
+
+@cache
+def options_for(model: str, kind: type[Config]) -> type[Config]:
+    """Return the class of options of a model without what needs torch.
+
+    Parameters
+    ----------
+    model
+        Name of the model on the command line.
+    kind
+        `RunConfig` or `TrainRunConfig`.
+
+    Raises
+    ------
+    OptionError
+        If there is no such model; the message names the nearest one.
+    """
+    from celbo.cli.models import OPTIONS, PLANS
+    from celbo.pipeline.config import with_network
+    from celbo.training.plan import TrainConfig
+
+    if model not in OPTIONS:
+        raise OptionError("is not a model", where=f"model {model!r}", fix=nearest(model, OPTIONS))
+    return with_network(kind, model, OPTIONS[model], lambda: TrainConfig(**PLANS[model]))
 
 
 def with_options(command: Callable[..., Any], kind: type[Any]) -> Callable[..., Any]:

@@ -6,21 +6,31 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged, table
-from celbo.pipeline import RunConfig, RunResult, TrainRunConfig
-from celbo.pipeline import run as run_job
-from celbo.pipeline import train as train_job
-from celbo.pipeline.config import Config, SelectionConfig, read_toml, to_toml
+from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged, options_for, table
+from celbo.pipeline.config import (
+    Config,
+    RunConfig,
+    SelectionConfig,
+    TrainRunConfig,
+    build,
+    config_for,
+    flat,
+    read_toml,
+    to_toml,
+)
+
+if TYPE_CHECKING:
+    from celbo.pipeline import RunResult
 
 __all__ = ["demo", "run", "train"]
 
 File = Annotated[Path | None, Parameter(name="--config")]
 Flat = Parameter(name="*")
-_RUN, _TRAIN = RunConfig(), TrainRunConfig()
+_RUN, _TRAIN = options_for("scvi", RunConfig)(), options_for("scvi", TrainRunConfig)()
 
 
 def run(
@@ -58,12 +68,7 @@ def run(
     if print_config:
         print(to_toml(config), end="")
         return 0
-    with logged(log):
-        result = run_job(
-            config=config, resume=resume, force=force, progress=_progress(log), command=shlex.join(["celbo", *_argv()])
-        )
-    print(_summary(result))
-    return 0
+    return _run(_with_model(config, RunConfig), log, resume=resume, force=force)
 
 
 def train(
@@ -100,8 +105,11 @@ def train(
     if print_config:
         print(to_toml(config), end="")
         return 0
+    from celbo.pipeline import train as train_job
+
     with logged(log):
-        model = train_job(config=config, resume=resume, force=force, progress=_progress(log))
+        checked = _with_model(config, TrainRunConfig)
+        model = train_job(config=checked, resume=resume, force=force, progress=_progress(log))
     print(table([("model", f"{config.out}/model"), ("epochs", str(len(model.history)))]))
     return 0
 
@@ -114,7 +122,10 @@ def demo(
     seed: int = 0,
     log: Annotated[LogOptions, Flat] = DEFAULT_LOG,
 ) -> int:
-    """Run the main job on data that come with celbo: 700 blood cells, or simulated cells with known truth.
+    """Run the main job on data that come with celbo: 700 real blood cells, or simulated cells.
+
+    The blood cells are dealt to two runs and the counts of the second are thinned gene by gene: a batch effect of which
+    the truth is known. See celbo.datasets.pbmc_two_runs.
 
     Parameters
     ----------
@@ -129,18 +140,32 @@ def demo(
     log
         See `LogOptions`.
     """
-    keys = replace(_RUN.keys, labels_key="cell_type", batch_key="batch" if simulated else None)
-    config = RunConfig(
-        data=("demo:simulated" if simulated else "demo:pbmc",),
+    keys = replace(_RUN.keys, labels_key="cell_type", batch_key="batch")
+    options = replace(
+        _RUN,
+        data=("demo:simulated" if simulated else "demo:pbmc_two_runs",),
         out=out,
         seed=seed,
         keys=keys,
         selection=SelectionConfig(n_top_genes=0),
         train=replace(_RUN.train, max_epochs=max_epochs),
     )
+    return _run(_with_model(options, RunConfig), log, force=True)
+
+
+def _with_model(options: Config, kind: type[Config]) -> Config:
+    """Return the options with those of the model itself in place of the command line's copy."""
+    key: Any = (options.model, kind)
+    made: type[Config] = config_for(*key)
+    return build(made, flat(options))
+
+
+def _run(config: RunConfig, log: LogOptions, *, resume: bool = False, force: bool = False) -> int:
+    from celbo.pipeline import run as run_job
+
     command = shlex.join(["celbo", *_argv()])
     with logged(log):
-        result = run_job(config=config, force=True, progress=_progress(log), command=command)
+        result = run_job(config=config, resume=resume, force=force, progress=_progress(log), command=command)
     print(_summary(result))
     return 0
 

@@ -8,11 +8,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from celbo import results
@@ -29,6 +28,7 @@ from celbo.files import atomic_json, atomic_write
 from celbo.pipeline.assess import Part, Task, assess
 from celbo.pipeline.config import TrainRunConfig
 from celbo.pipeline.methods import METHODS, SAMPLES, Cells, chosen
+from celbo.pipeline.options import CompareConfig
 from celbo.pipeline.pages import known_labels
 from celbo.pipeline.steps import counts_of, opened
 from celbo.report.data import Categories
@@ -41,33 +41,6 @@ __all__ = ["CompareConfig", "compare"]
 _log = logging.getLogger("celbo.pipeline")
 _FEWEST = 100
 _PCS = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """What a comparison does."""
-
-    methods: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("all",)
-    """Methods to compare, or all."""
-    n_top_genes: int = 2000
-    """Highly variable genes to compare on; 0 is all genes."""
-    held_out: float = 0.1
-    """Share of the cells that judge the likelihood."""
-    repeats: bool = True
-    """Fit each method again under another seed and other parameters, to see how far the picture moves."""
-    denoise: bool = True
-    """Fit each method again to nine tenths of the molecules, and score the others."""
-    seed: int = 0
-    """Seed of everything that is random."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values with an `OptionError` that names the option."""
-        if not 0 < self.held_out < 1:
-            raise OptionError("must be above 0 and below 1", where="held_out", value=repr(self.held_out))
-        for name in ("n_top_genes", "seed"):
-            if getattr(self, name) < 0:
-                raise OptionError("must be at least 0", where=name, value=repr(getattr(self, name)))
-        chosen(self.methods)
 
 
 def compare(

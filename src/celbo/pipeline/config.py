@@ -3,7 +3,8 @@
 The command line is made from these classes and `run.toml` is written from them, so that the three cannot drift. Option
 names are unique over all sections: on the command line they stand flat (`--n-latent 20`), in TOML in the table of their
 section (`[network] n_latent = 20`) or flat at the top of the file. The options of the network are those of the model
-that `model` names: `config_for` gives the class.
+that `model` names: `config_for` gives the class. Models are imported when their options are first made, not before: the
+command line must answer `--help` without torch, and takes their options from a copy (`celbo.cli.models`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import math
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -24,8 +25,6 @@ from cyclopts import Group, Parameter
 
 from celbo.data.schema import DataKeys
 from celbo.errors import InputError, OptionError, listed, nearest
-from celbo.models.scvi import SCVIConfig
-from celbo.models.store import class_names, model_class
 from celbo.training.plan import TrainConfig
 
 __all__ = ["GraphConfig", "Option", "RunConfig", "SelectionConfig", "TrainRunConfig", "config_for", "preset", "system"]
@@ -91,6 +90,10 @@ class GraphConfig:
 Config = TypeVar("Config", bound="TrainRunConfig")
 
 
+def _scvi_config() -> Any:
+    return system("scvi").config_class()
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRunConfig:
     """Everything from the file to the trained model."""
@@ -114,7 +117,7 @@ class TrainRunConfig:
         default_factory=SelectionConfig
     )
     """Which genes and cells the model is trained on."""
-    network: Annotated[SCVIConfig, Parameter(name="*", group=_GROUPS["Model"])] = field(default_factory=SCVIConfig)
+    network: Annotated[Any, Parameter(name="*", group=_GROUPS["Model"])] = field(default_factory=_scvi_config)
     """The model's network; another class for each model, see `config_for`."""
     train: Annotated[TrainConfig, Parameter(name="*", group=_GROUPS["Training"])] = field(default_factory=TrainConfig)
     """How it is trained."""
@@ -122,6 +125,8 @@ class TrainRunConfig:
     def __post_init__(self) -> None:
         """Refuse impossible values with an `OptionError` that names the option."""
         _at_least(0, "seed", self.seed)
+        if getattr(self.network, "options_of", None) == self.model:  # the command line's copy
+            return
         if not isinstance(self.network, system(self.model).config_class):
             fix = f"Make them with celbo.pipeline.config.config_for({self.model!r}, RunConfig)."
             raise OptionError("are not those of the model", where="the options of the network", fix=fix)
@@ -137,6 +142,7 @@ class RunConfig(TrainRunConfig):
     """What is computed from the latent space."""
 
 
+@cache
 def config_for(model: str, kind: type[Config]) -> type[Config]:
     """Return the class of options whose network is that of a model, and whose training is its default.
 
@@ -152,27 +158,34 @@ def config_for(model: str, kind: type[Config]) -> type[Config]:
     OptionError
         If there is no such model; the message names the nearest one.
     """
-    key: Any = (system(model), kind)
-    made: type[Config] = kind if model == "scvi" else _made_for(*key)
-    return made
+    found = system(model)
+    return kind if model == "scvi" else with_network(kind, model, found.config_class, lambda: default_plan(found))
 
 
-@cache
-def _made_for(found: Any, kind: Any) -> type[Any]:
-    network, train = (Parameter(name="*", group=_GROUPS[group]) for group in ("Model", "Training"))
+def with_network(kind: type[Config], model: str, network: type[Any], plan: Callable[[], TrainConfig]) -> type[Config]:
+    """Return a class of options whose network has the fields of another class.
+
+    Parameters
+    ----------
+    kind
+        `RunConfig` or `TrainRunConfig`.
+    model
+        Name of the model on the command line.
+    network
+        Dataclass of the network's options.
+    plan
+        Makes the training options where none are given.
+    """
+    own, train = (Parameter(name="*", group=_GROUPS[group]) for group in ("Model", "Training"))
     namespace: dict[str, Any] = {
-        "__annotations__": {
-            "model": str,
-            "network": Annotated[found.config_class, network],
-            "train": Annotated[TrainConfig, train],
-        },
+        "__annotations__": {"model": str, "network": Annotated[network, own], "train": Annotated[TrainConfig, train]},
         "__doc__": kind.__doc__,
         "__module__": kind.__module__,  # where its inherited annotations are read
-        "model": found.__name__.lower(),
-        "network": field(default_factory=found.config_class),
-        "train": field(default_factory=lambda: default_plan(found)),
+        "model": model,
+        "network": field(default_factory=network),
+        "train": field(default_factory=plan),
     }
-    made: type[Any] = dataclass(frozen=True, kw_only=True)(type(kind.__name__, (kind,), namespace))
+    made: type[Config] = dataclass(frozen=True, kw_only=True)(type(kind.__name__, (kind,), namespace))
     return made
 
 
@@ -237,7 +250,7 @@ def preset_plan(model: str, name: str, *, n_cells: int | None = None, n_genes: i
     return plan
 
 
-def plan_options(model: str) -> dict[str, Any]:
+def default_plan_changes(model: str) -> dict[str, Any]:
     """Return the options in which the default plan of a model differs from that of celbo."""
     return _changed(default_plan(system(model)), TrainConfig())
 
@@ -255,6 +268,8 @@ def system(model: str) -> type[Any]:
     OptionError
         If there is none; the message names the nearest one.
     """
+    from celbo.models.store import class_names, model_class
+
     names = {name.lower(): name for name in class_names()}
     if model not in names:
         raise OptionError("is not a model", where=f"model {model!r}", fix=nearest(model, names))
@@ -277,14 +292,14 @@ def options_of(kind: type[TrainRunConfig] = RunConfig) -> dict[str, Option]:
     return {option.name: option for option in _options(kind, kind(), None)}
 
 
-def _options(kind: type, defaults: object, section: str | None) -> Iterator[Option]:
+def _options(kind: type[Any], defaults: object, section: str | None) -> Iterator[Option]:
     hints = get_type_hints(kind)
     for item in fields(kind):
-        value, hint = getattr(defaults, item.name), hints[item.name]
-        if is_dataclass(hint) and isinstance(hint, type):
-            yield from _options(hint, value, item.name)
+        value = getattr(defaults, item.name)
+        if is_dataclass(value):
+            yield from _options(type(value), value, item.name)
         else:
-            yield Option(section, item.name, hint, value)
+            yield Option(section, item.name, hints[item.name], value)
 
 
 def flat(config: TrainRunConfig) -> dict[str, Any]:
@@ -324,7 +339,7 @@ def build(kind: type[Config], values: Mapping[str, Any], *, where: str = "the op
 
 def _sections(kind: type[TrainRunConfig]) -> dict[str, type]:
     """Return the class of each section, by name."""
-    return {name: hint for name, hint in get_type_hints(kind).items() if is_dataclass(hint) and isinstance(hint, type)}
+    return {name: type(value) for name, value in vars(kind()).items() if is_dataclass(value)}
 
 
 def _known(name: str, known: Mapping[str, Option], where: str) -> Option:

@@ -237,7 +237,8 @@ NAMES = {
 }
 """Names of the models, as shown."""
 _BUILT_IN_TITLES = {
-    "demo:pbmc": "700 blood cells (celbo demo)",
+    "demo:pbmc": "700 blood cells",
+    "demo:pbmc_two_runs": "700 blood cells in two runs (celbo demo)",
     "demo:simulated": "Simulated cells in three batches (celbo demo)",
 }
 

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from celbo import files, results
 from celbo.data.check import check, count_matrix_of
-from celbo.data.datasets import pbmc, simulate
+from celbo.data.datasets import pbmc, pbmc_two_runs, simulate
 from celbo.data.genes import filter_cells, select_genes
 from celbo.data.read import read
 from celbo.data.schema import DataKeys
@@ -52,6 +52,7 @@ _log = logging.getLogger("celbo.pipeline")
 Floats = NDArray[np.floating[Any]]
 BUILT_IN: dict[str, Callable[[], AnnData]] = {
     "demo:pbmc": pbmc,
+    "demo:pbmc_two_runs": pbmc_two_runs,
     "demo:simulated": lambda: simulate(n_cells=3000, n_genes=1000, n_batches=3, n_cell_types=8, seed=0),
 }
 """Data that come with celbo, by the name they have in place of a file."""
