@@ -32,7 +32,7 @@ FILES = [
     "model/history.csv",
     *(
         f"tables/{name}.{kind}"
-        for name in ("latent", "clusters", "markers", "history", "metrics")
+        for name in ("latent", "clusters", "cells", "markers", "history", "metrics")
         for kind in ("csv", "parquet")
     ),
     "report.html",
@@ -129,7 +129,7 @@ def test_model_on_disk_gives_the_latent_of_the_result(finished: RunResult) -> No
 
 
 def test_tables_say_the_same_as_parquet_and_as_csv(finished: RunResult) -> None:
-    for name in ("latent", "clusters", "markers", "history", "metrics"):
+    for name in ("latent", "clusters", "cells", "markers", "history", "metrics"):
         parquet = pd.read_parquet(finished.folder / f"tables/{name}.parquet")
         csv = pd.read_csv(finished.folder / f"tables/{name}.csv", index_col=0, float_precision="round_trip")
         assert list(parquet.columns) == list(csv.columns)

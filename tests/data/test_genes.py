@@ -194,6 +194,20 @@ def test_mouse_names_of_mitochondrial_genes_count() -> None:
     assert "".join(filter_cells(adata, max_percent_mito=33).obs_names) == "bcd"
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_filter_knows_mitochondrial_genes_by_their_symbols_and_by_ensembl(raw: bool) -> None:
+    adata = mito()
+    adata.var_names = ["ENSG00000198851", "ENSG00000111640", "ENSG00000999999"]
+    adata.var["gene_symbols"] = ["CD3E", "GAPDH", "MT-CO1"]
+    if raw:
+        adata.raw = adata.copy()
+        adata = adata[:, :1].copy()
+    assert "".join(filter_cells(adata, max_percent_mito=33, layer="raw" if raw else None).obs_names) == "bcd"
+    known = mito()
+    known.var_names = ["ENSG00000198851", "ENSG00000111640", "ENSG00000198804"]
+    assert "".join(filter_cells(known, max_percent_mito=33).obs_names) == "bcd"
+
+
 def test_the_filter_tells_how_many_fail() -> None:
     told = filter_cells(mito(), min_counts=3, max_percent_mito=40).uns["filter_cells"]
     assert told == {"n_before": 5, "n_after": 2, "min_counts": 2, "max_percent_mito": 1}
@@ -220,7 +234,7 @@ def test_removing_all_cells_is_an_error() -> None:
 
 
 def test_without_mitochondrial_genes_the_filter_warns() -> None:
-    with pytest.warns(CelboWarning, match="No gene name begins with MT-"):
+    with pytest.warns(CelboWarning, match="No gene's name begins with MT-"):
         kept = filter_cells(mito()[:, :2].copy(), max_percent_mito=5)
     assert kept.n_obs == 5
 

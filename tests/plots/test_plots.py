@@ -12,7 +12,8 @@ from matplotlib.colors import to_hex
 from scipy.spatial.distance import pdist
 
 from celbo import plots
-from celbo.errors import CelboError
+from celbo.errors import CelboError, InputError
+from celbo.plots.limits import limits_of
 from celbo.plots.names import shown
 from celbo.plots.style import _from_oklab, _to_oklab, category_colors, heat, short
 
@@ -178,3 +179,74 @@ def test_a_thousand_categories_have_colours():
 @pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.01, "0.01"), (1500, "1.5k"), (2e6, "2M"), (1e-6, "1e-6")])
 def test_short_numbers(value, text):
     assert short(value) == text
+
+
+def test_one_odd_value_does_not_stretch_an_axis_and_is_told():
+    values = np.append(RNG.lognormal(7, 0.5, 60), 1e6)
+    ax = plots.plot_histogram(values, x="counts", log=True)
+    assert ax.get_xlim()[1] < 20_000
+    assert ax.get_xlabel().startswith("counts\n1 cell above ")
+    assert ax.get_xlabel().endswith("(at 1M) not drawn")
+    assert sum(bar.get_height() for bar in ax.patches) == 60
+
+
+def test_normal_values_are_all_drawn():
+    limits = limits_of(RNG.normal(size=100_000))
+    assert (limits.n_below, limits.n_above) == (0, 0)
+    assert limits.told() == ""
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_limits_of_equal_few_or_no_values_are_finite(log):
+    for values in ([], [np.nan], [3.0], [3.0] * 50, [1.0, 2.0, 1e9]):
+        limits = limits_of(values, log=log)
+        assert np.isfinite([limits.low, limits.high]).all()
+        assert limits.n_above == 0
+
+
+def test_values_on_both_sides_are_told():
+    told = limits_of([*np.linspace(10, 20, 100), -500, 900, 1000]).told("genes")
+    assert told == "1 gene below 1.41 (at -500) and 2 genes above 28.7 (to 1k) not drawn"
+
+
+def test_violins_show_each_group_at_its_own_median():
+    values = np.concatenate([RNG.normal(1, 0.1, 200), RNG.normal(2, 0.1, 200)])
+    ax = plots.plot_violins(values, np.repeat([0, 1], 200), names=["a", "b"])
+    medians = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
+    assert medians == [np.median(values[:200]), np.median(values[200:])]
+    assert len(ax.collections) == 2
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("values", [np.zeros(60), np.append(np.zeros(59), 5.0), [1.0, 2.0], [np.nan] * 3, []])
+def test_violins_of_nearly_nothing_are_drawn(values):
+    for log in (False, True):
+        plots.plot_violins(values, x="percent", log=log).figure.canvas.draw()
+
+
+def test_a_share_is_not_drawn_beyond_its_values():
+    ax = plots.plot_violins(np.append(np.zeros(500), RNG.uniform(0, 3, 100)))
+    low = min(path.vertices[:, 0].min() for path in ax.collections[0].get_paths())
+    assert low >= 0
+
+
+def test_groups_of_another_length_are_an_error():
+    with pytest.raises(InputError, match="2 entries for 3 values"):
+        plots.plot_violins([1, 2, 3], [0, 0])
+
+
+def test_a_scatter_leaves_the_odd_cell_out_and_says_so():
+    x = np.append(RNG.lognormal(7, 0.5, 99), 1e6)
+    ax = plots.plot_cell_scatter(x, x / 3, x, labels=("counts", "genes"), log=True)
+    assert len(ax.collections[0].get_offsets()) == 99
+    assert ax.get_xlabel() == "counts\n1 cell far from the others not drawn"
+
+
+def test_a_gene_far_from_the_others_does_not_stretch_the_predictive_check():
+    mean = np.append(RNG.lognormal(0, 1, 200), 1e12)
+    check = pd.DataFrame({"mean_observed": mean, "mean_predicted": np.append(mean[:-1], 0.0)})
+    check.loc[200] = [1e12, 1e12]
+    check.loc[201] = [1.0, 0.0]
+    ax = plots.plot_ppc(check, "mean")
+    assert ax.get_xlim()[1] < 1e4
+    assert ax.get_xlabel() == "observed\n1 gene far from all others and 1 gene at zero not drawn"

@@ -57,6 +57,19 @@ def minimal(**more) -> ReportData:
     return ReportData(**{"title": "tiny", "n_cells": 60, "n_genes": 9, "n_genes_used": 8, **more})
 
 
+def cell_table(n: int) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    return pd.DataFrame(
+        {
+            "total_counts": rng.lognormal(7, 0.6, n).round(),
+            "n_genes_by_counts": rng.lognormal(6, 0.4, n).round(),
+            "pct_counts_mt": rng.gamma(2, 3, n),
+            "pct_counts_ribo": rng.uniform(10, 40, n),
+            "doublet_score": rng.beta(1, 12, n),
+        }
+    )
+
+
 @functools.cache
 def full(n: int = 60, names: tuple[str, ...] = ("T", "B", "NK")) -> ReportData:
     rng = np.random.default_rng(0)
@@ -93,6 +106,8 @@ def full(n: int = 60, names: tuple[str, ...] = ("T", "B", "NK")) -> ReportData:
         library=np.asarray(counts.sum(1), float).ravel(),
         detected=np.asarray((counts > 0).sum(1), float).ravel(),
         zero_fraction=1 - np.asarray((counts > 0).mean(0)).ravel(),
+        quality=cell_table(n),
+        quality_notes=names,
         batch=Categories(names[0], np.arange(n) // 2 % k, names),
         labels=Categories(names[0], group, names),
         clusters=clusters,
@@ -126,7 +141,7 @@ def hostile() -> str:
 
 
 def test_all_sections_are_there(page):
-    sections = ["short", "data", "training", "maps", "integration", "fit", "clusters", "genes", "made"]
+    sections = ["short", "data", "quality", "training", "maps", "integration", "fit", "clusters", "genes", "made"]
     assert [a["id"] for t, a in Page(page).elements if t == "section"] == sections
 
 
@@ -195,13 +210,13 @@ def test_a_minimal_record_is_a_whole_page():
     words = " ".join(parsed.text)
     assert "No training history was recorded." in words
     assert "No marker genes were computed." in words
-    assert [t for t, _ in parsed.elements if t == "section"] == ["section"] * 9
+    assert [t for t, _ in parsed.elements if t == "section"] == ["section"] * 10
 
 
 @pytest.mark.parametrize("only", [f.name for f in dataclasses.fields(ReportData) if f.default is None])
 def test_any_part_may_be_the_only_one(only):
     alone = minimal(**{only: getattr(full(), only)})
-    assert [t for t, _ in Page(report_html(alone)).elements if t == "section"] == ["section"] * 9
+    assert [t for t, _ in Page(report_html(alone)).elements if t == "section"] == ["section"] * 10
 
 
 def test_one_batch_without_labels_says_so():

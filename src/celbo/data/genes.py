@@ -13,7 +13,9 @@ from anndata import AnnData
 
 from celbo.data.check import check, count_matrix_of
 from celbo.data.columns import category_codes
+from celbo.data.families import mitochondrial
 from celbo.data.matrix import matrix_name
+from celbo.data.symbols import display_names
 from celbo.errors import CelboWarning, CountsError, GenesError, InputError, OptionError, listed, nearest
 
 __all__ = ["filter_cells", "select_genes"]
@@ -205,7 +207,8 @@ def filter_cells(
     min_genes
         Least number of genes with a count.
     max_percent_mito
-        Largest share of counts from mitochondrial genes, those whose names begin with MT- or mt- (percent).
+        Largest share of counts from mitochondrial genes (percent): those whose symbols begin with MT- or mt-, or that
+        have the Ensembl identifiers of the human or mouse ones (see `celbo.data.families.mitochondrial`).
     layer
         Layer with the counts; None is `X`, "raw" is `adata.raw`.
 
@@ -235,7 +238,7 @@ def filter_cells(
         return adata.to_memory() if adata.isbacked else adata.copy()
     matrix, names = count_matrix_of(adata, layer)
     _refuse_non_counts(matrix, matrix_name(adata, layer))
-    fails = _failing(matrix, names, **asked)
+    fails = _failing(matrix, _symbols(adata, layer, names), **asked)
     keep = ~np.any(list(fails.values()), axis=0)
     removed = {name: int(fail.sum()) for name, fail in fails.items()}
     if not keep.any():
@@ -244,6 +247,13 @@ def filter_cells(
     kept = adata[keep].to_memory() if adata.isbacked else adata[keep].copy()
     kept.uns["filter_cells"] = {"n_before": keep.size, "n_after": int(keep.sum()), **removed}
     return kept
+
+
+def _symbols(adata: AnnData, layer: str | None, names: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+    """Return what people call the genes of a matrix, (genes,)."""
+    raw = layer == "raw" and layer not in adata.layers and adata.raw is not None
+    var = adata.raw.var if raw else adata.var
+    return display_names(var) if len(var) == len(names) else names
 
 
 def _refuse_non_counts(matrix: Any, where: str) -> None:
@@ -273,9 +283,9 @@ def _failing(
     if min_genes is not None:
         fails["min_genes"] = totals(matrix != 0) < min_genes
     if max_percent_mito is not None:
-        mito = np.array([str(name).lower().startswith("mt-") for name in names])
+        mito = mitochondrial(names)
         if not mito.any():
-            text = "No gene name begins with MT- or mt-, so max_percent_mito removes no cell."
+            text = "No gene's name begins with MT- or mt-, so max_percent_mito removes no cell."
             warnings.warn(CelboWarning(text), stacklevel=3)
         fails["max_percent_mito"] = 100 * totals(matrix[:, np.flatnonzero(mito)]) > max_percent_mito * total
     return fails

@@ -36,7 +36,7 @@ class RunResult:
     report: Path
     """The report's page."""
     tables: Mapping[str, pd.DataFrame]
-    """latent, clusters, markers, history and metrics."""
+    """latent, clusters, cells, markers, history and metrics."""
     held_out_elbo: float | None
     """Nats per cell (negative); None where no cell was held out."""
     ari: float | None
@@ -161,9 +161,9 @@ def _call(config: RunConfig) -> str:
 
 def _finish(job: Job[RunConfig], adata: AnnData, model: Model[Any], markers: pd.DataFrame, command: str) -> RunResult:
     """Compute the numbers, and write every file."""
-    folder, config = job.folder, job.config
+    folder = job.folder
     with job.step("numbers and files"):
-        found = Found.of(adata, model, markers, config)
+        found = Found.of(adata, model, markers, job)
         tables = tables_of(found)
         for name, table in tables.items():
             results.write_table(table, folder.table(name))

@@ -18,6 +18,7 @@ from celbo.evaluate import ari, compare_latents, nmi, predictive_check
 from celbo.files import atomic_json
 from celbo.models.base import CountModel, Model
 from celbo.pipeline.config import RunConfig, flat, to_toml
+from celbo.pipeline.quality import CellQuality, cell_quality
 from celbo.pipeline.steps import DOUBLE_DIPPING, Job, counts_of, latent_slot
 from celbo.report.build import Categories, DotPlot, ReportData, top_markers
 
@@ -55,11 +56,12 @@ class Found:
     held_out_elbo: float | None
     ari: float | None
     nmi: float | None
+    quality: CellQuality
 
     @classmethod
-    def of(cls, adata: AnnData, model: Model[Any], markers: pd.DataFrame, config: RunConfig) -> Found:
+    def of(cls, adata: AnnData, model: Model[Any], markers: pd.DataFrame, job: Job[RunConfig]) -> Found:
         """Compute the numbers of a run whose slots are written."""
-        keys = config.keys
+        config, keys = job.config, job.config.keys
         batch = None if keys.batch_key is None else Categories.of(keys.batch_key, column_of(adata, keys.batch_key))
         labels = None if keys.labels_key is None else known_labels(keys.labels_key, column_of(adata, keys.labels_key))
         clusters = Categories.of("cluster", adata.obs["leiden"])
@@ -77,6 +79,7 @@ class Found:
             held_out_elbo=_held_out_elbo(model),
             ari=None if labels is None else ari(labels.codes, clusters.codes),
             nmi=None if labels is None else nmi(labels.codes, clusters.codes),
+            quality=cell_quality(counts_of(adata, job.keys.layer), display_names(adata.var), batch, seed=config.seed),
         )
 
     @property
@@ -138,6 +141,7 @@ def tables_of(found: Found) -> dict[str, pd.DataFrame]:
     return {
         "latent": pd.DataFrame(latent, index=cells, columns=names),
         "clusters": clusters,
+        "cells": found.quality.table.set_index(cells),
         "markers": _with_symbols(found.markers, adata),
         "history": found.model.history,
         "metrics": _metrics_table(found),
@@ -197,6 +201,8 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
         library=np.asarray(counts.sum(1), np.float64).ravel(),
         detected=np.diff(counts.indptr).astype(np.float64),
         zero_fraction=1 - np.bincount(counts.indices, minlength=counts.shape[1]) / max(1, counts.shape[0]),
+        quality=found.quality.table,
+        quality_notes=found.quality.notes,
         batch=found.batch,
         labels=found.labels,
         clusters=found.clusters,

@@ -5,7 +5,7 @@ text, whatever they hold.
 """
 
 from celbo.plots.calibration import plot_calibration
-from celbo.plots.cells import plot_composition, plot_histogram
+from celbo.plots.cells import plot_cell_scatter, plot_composition, plot_histogram, plot_violins
 from celbo.plots.differential import plot_lfc_intervals, plot_ma, plot_volcano
 from celbo.plots.embedding import plot_embedding
 from celbo.plots.genes import plot_dotplot, plot_ppc, plot_top_genes
@@ -22,6 +22,7 @@ from celbo.plots.training import plot_training
 __all__ = [
     "plot_bounds",
     "plot_calibration",
+    "plot_cell_scatter",
     "plot_composition",
     "plot_cosines",
     "plot_deviations",
@@ -36,5 +37,6 @@ __all__ = [
     "plot_ppc",
     "plot_top_genes",
     "plot_training",
+    "plot_violins",
     "plot_volcano",
 ]

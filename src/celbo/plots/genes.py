@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from celbo.errors import InputError, OptionError, listed
 from celbo.plots.compared import expression_of
+from celbo.plots.limits import limits_of
 from celbo.plots.style import ACCENT, INK, amounts, heat, new_axes, set_names, tidy
 
 if TYPE_CHECKING:
@@ -130,8 +131,7 @@ def plot_ppc(check: pd.DataFrame, what: str = "mean", *, ax: Axes | None = None)
         ax.set(xscale="log", yscale="log")
         ax.minorticks_off()
     alpha = 0.35 if kept.sum() > 500 else 0.6
-    both = np.concatenate([seen[kept], drawn[kept]])
-    low, high = (both.min(), both.max()) if both.size else (0.1, 1.0)
+    low, high = _ends(np.concatenate([seen[kept], drawn[kept]]), log=log, bounded=what == "zeros")
     room = (low * 0.4, high * 1.5) if log else (0.03 * (high - low or 1.0),) * 2
     ends = (low - room[0], high + room[1])
     ax.scatter(seen[kept], drawn[kept], s=12, color=ACCENT, alpha=alpha, linewidths=0, rasterized=True)
@@ -140,6 +140,28 @@ def plot_ppc(check: pd.DataFrame, what: str = "mean", *, ax: Axes | None = None)
         ax.vlines(seen[kept], *bounds, color=ACCENT, alpha=alpha / 2, linewidth=0.8, rasterized=True)
     ax.plot(ends, ends, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), zorder=3)
     ax.set(xlim=ends, ylim=ends, aspect="equal")
+    if told := _not_drawn(np.column_stack([seen, drawn]), kept, ends):
+        ax.set_xlabel(f"observed\n{told}")
     amounts(ax, "x")
     amounts(ax, "y")
     return ax
+
+
+def _ends(values: NDArray[np.float64], *, log: bool, bounded: bool) -> tuple[float, float]:
+    """Return the first and last value to draw; of shares, which one odd gene cannot stretch, all."""
+    if bounded and values.size:
+        return float(values.min()), float(values.max())
+    limits = limits_of(values, log=log)
+    return limits.low, limits.high
+
+
+def _not_drawn(pairs: NDArray[np.float64], kept: NDArray[np.bool_], ends: tuple[float, float]) -> str:
+    """Return in words which genes have no place in the figure; "" where all have."""
+    far = int(((pairs[kept] < ends[0]) | (pairs[kept] > ends[1])).any(axis=1).sum())
+    zero = int((np.isfinite(pairs).all(axis=1) & ~kept).sum())
+    parts = [
+        f"{n:,} {'gene' if n == 1 else 'genes'} {why}"
+        for n, why in ((far, "far from all others"), (zero, "at zero"))
+        if n
+    ]
+    return " and ".join(parts) + " not drawn" if parts else ""

@@ -49,4 +49,6 @@ def report_html(data: ReportData) -> str:
         "made": f" on {text(data.created, 60)}" if data.created else "",
         "marker_data": marker_json(data),
     }
-    return whole_page("template.html", styles=["style.css"], scripts=["script.js"], parts=parts)
+    return whole_page(
+        "template.html", styles=["style.css", "quality.css"], scripts=["script.js", "quality.js"], parts=parts
+    )

@@ -231,6 +231,11 @@ class ReportData:
     """Genes with a count in each cell, (cells,)."""
     zero_fraction: NDArray[np.float64] | None = None
     """Share of cells without a count for each gene, (genes,)."""
+    quality: pd.DataFrame | None = None
+    """One row a cell: total_counts, n_genes_by_counts, and of pct_counts_mt, pct_counts_ribo (both percent) and
+    doublet_score those that there are."""
+    quality_notes: Sequence[str] = ()
+    """What is missing of the quality of the cells, one sentence each."""
     batch: Categories | None = None
     """Batches; None, or a single name, where there is one only."""
     labels: Categories | None = None
@@ -303,6 +308,7 @@ class ReportData:
         per_cell = {
             "library": self.library,
             "detected": self.detected,
+            "quality": self.quality,
             **{c.title: c.codes for c in (self.batch, self.labels, self.clusters) if c is not None},
             **self.embeddings,
         }

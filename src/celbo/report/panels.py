@@ -17,6 +17,7 @@ from celbo.report.data import Categories, ReportData
 from celbo.report.figures import MAX_POINTS, drawn_cells, inline_svg, map_svg
 from celbo.report.markup import card, facts, legend, missing, number, palette_of, section, sizes, strip, text
 from celbo.report.provenance import provenance
+from celbo.report.quality import quality_section
 from celbo.report.table import marker_panel
 from celbo.report.verdict import Verdict
 
@@ -37,7 +38,7 @@ MAX_DOTS = 120
 
 def sections(data: ReportData) -> str:
     """Return all sections, in order."""
-    parts = (in_short, went_in, training, maps, integration, fit, clusters, genes, provenance)
+    parts = (in_short, went_in, quality_section, training, maps, integration, fit, clusters, genes, provenance)
     return "\n".join(part(data) for part in parts)
 
 
