@@ -48,7 +48,7 @@ def test_the_command_line_tells_flags_and_leaves_python_as_it_was(
     def fail(*_: object, **__: object) -> None:
         raise OptionError("is odd", where="layer", fix=PYTHON, flag=FLAGS)
 
-    monkeypatch.setattr("celbo.cli.app.app", fail)
+    monkeypatch.setattr("celbo.cli.app._app_for", fail)
     assert main(["check", "a.h5ad"]) == 2
     assert capsys.readouterr().err == f"celbo: OptionError: layer is odd. {FLAGS}\n"
     assert str(BAD).endswith(PYTHON)

@@ -191,7 +191,7 @@ def _(folder: Path) -> object:
     FILES,
     "a 10x .h5 in which a gene symbol occurs twice",
     CelboWarning,
-    "Gene symbols that occur more than once: 1 ('LYZ')",
+    "Gene names that occur more than once: 1 ('LYZ')",
 )
 def _(folder: Path) -> object:
     return celbo.read(tenx_h5(folder, features__name=np.array(["LYZ", "LYZ"], "S")))
@@ -220,16 +220,16 @@ def _(folder: Path) -> object:
     return celbo.read(folder / "empty")
 
 
-@case(FILES, "the folder above the one with the matrix", ReadError, "Pass one of its folders")
+@case(FILES, "the folder above the one with the matrix", ReadError, "Pass the ones to read")
 def _(folder: Path) -> object:
     mtx(folder)
     return celbo.read(folder)
 
 
-@case(FILES, "a folder with two matrices", ReadError, "holds 2 matrices")
+@case(FILES, "a folder with two matrices", ReadError, "holds 2 matrices of the same cells")
 def _(folder: Path) -> object:
-    text(folder, "s1_matrix.mtx", "")
-    text(folder, "s2_matrix.mtx", "")
+    for name in ("s1_matrix.mtx", "s2_matrix.mtx", "features.tsv", "barcodes.tsv"):
+        text(folder, name, "x")
     return celbo.read(folder)
 
 
@@ -238,9 +238,14 @@ def _(folder: Path) -> object:
     return celbo.read(mtx(folder, barcodes_tsv=None))
 
 
-@case(FILES, "a 10x folder whose barcodes have a header line", ReadError, "does not fit the names beside it")
+@case(FILES, "a 10x folder whose barcodes have a header line", CelboWarning, "first line of barcodes.tsv for a heading")
 def _(folder: Path) -> object:
     return celbo.read(mtx(folder, barcodes_tsv="barcode\nAAAC-1\nAAAG-1\nAAAT-1\n"))
+
+
+@case(FILES, "a 10x folder with too few barcodes", ReadError, "does not fit the names beside it")
+def _(folder: Path) -> object:
+    return celbo.read(mtx(folder, barcodes_tsv="AAAC-1\nAAAG-1\n"))
 
 
 @case(FILES, "a 10x folder with a matrix cut short", ReadError, "cannot be read as a Matrix Market file")
@@ -300,7 +305,7 @@ def _(folder: Path) -> object:
 
 @case(FILES, "a .csv that is binary", ReadError, "cannot be read as a table of counts")
 def _(folder: Path) -> object:
-    (folder / "a.csv").write_bytes(b"\xff\xfe\x00\x80\x81" * 20)
+    (folder / "a.csv").write_bytes(b"\xff\xfd\x00\x80\x81" * 20)
     return celbo.read(folder / "a.csv")
 
 

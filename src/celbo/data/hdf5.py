@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from celbo.data.loaded import Loaded, as_csr, check_whole, gene_expression_only, reading, with_symbols
+from celbo.data.loaded import Loaded, as_csr, check_whole, gene_expression_only, named, reading, with_symbols
 from celbo.data.scan import Matrix, is_sparse
 from celbo.errors import DependencyError, ReadError, listed
 
@@ -113,7 +113,9 @@ def _read_h5mu(file: h5py.File, path: Path) -> Loaded:
     shared = anndata.io.read_elem(file["obs"]) if "obs" in file else pd.DataFrame()
     obs = loaded.adata.obs
     extra = [name for name in shared.columns if ":" not in str(name) and name not in obs]
-    if extra and shared.index.is_unique and obs.index.isin(shared.index).all():
+    if extra and obs.index.equals(shared.index):  # names may be repeated
+        loaded.adata.obs = obs.assign(**{name: shared[name].array for name in extra})
+    elif extra and shared.index.is_unique and obs.index.isin(shared.index).all():
         loaded.adata.obs = obs.join(shared[extra])
     others = [name for name in names if name != chosen]
     loaded.notes += [f"Read the modality {chosen!r}; left out {listed(others)}."] if others else []
@@ -138,8 +140,8 @@ def _read_10x(file: h5py.File, path: Path, *, old: bool) -> Loaded:
     counts = _stored_by_cell(group, (len(cells), len(names)), path)
     keep, notes = gene_expression_only(types, len(names), path)
     var = {"gene_ids": ids[keep], **({} if types is None else {"feature_types": types[keep]})}
-    adata, more = with_symbols(counts if keep.all() else counts[:, keep], cells, names[keep], var)
-    return Loaded(adata, "10x h5 (old layout)" if old else "10x h5", [*notes, *more])
+    adata = with_symbols(counts if keep.all() else counts[:, keep], cells, names[keep], var)
+    return Loaded(adata, "10x h5 (old layout)" if old else "10x h5", [*notes])
 
 
 def _stored_by_cell(group: h5py.Group, shape: tuple[int, int], path: Path) -> Matrix:
@@ -166,7 +168,10 @@ def _read_loom(file: h5py.File, path: Path) -> Loaded:
     var, _ = _loom_columns(file["row_attrs"], n_genes, _GENE_ATTRIBUTES, path, "genes")
     obs, obsm = _loom_columns(file["col_attrs"], n_cells, _CELL_ATTRIBUTES, path, "cells")
     layers = {name: _loom_matrix(dataset) for name, dataset in file.get("layers", {}).items() if name}
-    return Loaded(AnnData(_loom_matrix(file["matrix"]), obs=obs, var=var, obsm=obsm, layers=layers), "loom")
+    adata = named(_loom_matrix(file["matrix"]), obs, var)
+    adata.obsm.update(obsm)
+    adata.layers.update(layers)
+    return Loaded(adata, "loom")
 
 
 def _loom_matrix(dataset: h5py.Dataset) -> Matrix:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from pathlib import Path
 
 import anndata
@@ -12,13 +10,12 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from celbo.data.loaded import reading
+from celbo.data.naming import batch_names
 from celbo.errors import ReadError, SchemaError, listed
 
-__all__ = ["batch_names", "joined"]
+__all__ = ["joined"]
 
 _FEWEST_SHARED = 0.1
-_ENDINGS = re.compile(r"(\.(h5ad|h5mu|h5|hdf5|loom|zarr|mtx|csv|tsv|txt|tab|gz))+$", re.IGNORECASE)
-_SAYS_NOTHING = re.compile(r"(^|[-_.])(outs|((raw|filtered)_(feature|gene)_bc_)?matri(x|ces)(_mex)?)?$", re.IGNORECASE)
 
 
 def joined(parts: list[AnnData], paths: list[Path]) -> tuple[AnnData, list[str]]:
@@ -35,7 +32,8 @@ def joined(parts: list[AnnData], paths: list[Path]) -> tuple[AnnData, list[str]]
     -------
     adata
         All cells, over the genes that all files have, in the order of the first; `obs['batch']` names the file and the
-        cell names begin with it. Columns of `obs` that only some files have are empty in the others.
+        cell names begin with it. Columns of `obs` that only some files have are empty in the others; layers, slots of
+        `obsm` and `raw` are kept where all files have them.
     notes
         What the user should hear about it.
 
@@ -53,13 +51,16 @@ def joined(parts: list[AnnData], paths: list[Path]) -> tuple[AnnData, list[str]]
     if any(part.n_vars > len(genes) for part in parts):
         sizes = ", ".join(f"{part.n_vars:,}" for part in parts)
         notes.append(f"Kept the {len(genes):,} genes that all files share, of {sizes}.")
+    spare = _spare_column(parts)
     if any("batch" in part.obs for part in parts):
-        notes.append("The column 'batch' of the files is now obs['batch_in_file']; obs['batch'] names the file.")
+        notes.append(f"The column 'batch' of the files is now obs[{spare!r}]; obs['batch'] names the file.")
     with reading(paths[0], "one of several files"):
-        cells = _writable(pd.concat([_obs(part, name) for part, name in zip(parts, names, strict=True)]))
+        cells = _writable(pd.concat([_obs(part, name, spare) for part, name in zip(parts, names, strict=True)]))
         cells["batch"] = pd.Categorical(cells["batch"], categories=names)
-        adata = anndata.concat([_aligned(part, genes) for part in parts], join="inner", merge="same")
+        aligned = [_aligned(part, genes) for part in parts]
+        adata = anndata.concat(aligned, join="inner", merge="unique")
         adata.obs = cells
+    notes += _left_out(parts, adata)
     adata.uns["celbo_read"] = {
         "path": [str(path) for path in paths],
         "format": [p.uns["celbo_read"]["format"] for p in parts],
@@ -72,8 +73,9 @@ def _check_joinable(part: AnnData, path: Path) -> None:
         raise ReadError("has no X", where=str(path), fix="Put the counts into X to join files.")
     twice = part.var_names[part.var_names.duplicated()].unique()
     if len(twice):
-        fix = "Make them unique in the file (adata.var_names_make_unique()) before joining."
-        raise SchemaError("names several genes the same", where=str(path), value=listed(twice, limit=5), fix=fix)
+        fix = "Name them in the file before joining."
+        value = listed(twice, limit=5)
+        raise SchemaError("holds several genes without a name", where=str(path), value=value, fix=fix)
 
 
 def _shared_genes(parts: list[AnnData], paths: list[Path]) -> list[str]:
@@ -97,8 +99,32 @@ def _aligned(part: AnnData, genes: list[str]) -> AnnData:
     return chosen
 
 
-def _obs(part: AnnData, name: str) -> pd.DataFrame:
-    obs: pd.DataFrame = part.obs.rename(columns={"batch": "batch_in_file"}).copy()
+def _left_out(parts: list[AnnData], adata: AnnData) -> list[str]:
+    """Return a note of the matrices and columns that some files have and all together have not."""
+    lost = {
+        slot: [
+            name
+            for name in dict.fromkeys(str(name) for part in parts for name in getattr(part, slot))
+            if name not in getattr(adata, slot) and name != "celbo_read"
+        ]
+        for slot in ("layers", "obsm", "obsp", "var", "varm", "varp", "uns")
+    }
+    shown = [f"{slot} ({listed(names, limit=4)})" for slot, names in lost.items() if names]
+    shown += ["raw"] if adata.raw is None and any(part.raw is not None for part in parts) else []
+    if not shown:
+        return []
+    return [f"Left out in joining, since not all files have it or it differs between them: {', '.join(shown)}."]
+
+
+def _spare_column(parts: list[AnnData]) -> str:
+    """Return a name for the files' own column 'batch' that none of them has."""
+    taken = {str(name) for part in parts for name in part.obs.columns}
+    names = ("batch_in_file", *(f"batch_in_file_{number}" for number in range(2, len(taken) + 3)))
+    return next(name for name in names if name not in taken)
+
+
+def _obs(part: AnnData, name: str, spare: str) -> pd.DataFrame:
+    obs: pd.DataFrame = part.obs.rename(columns={"batch": spare}).copy()
     obs.index = pd.Index([f"{name}_{cell}" for cell in part.obs_names])
     obs["batch"] = name
     return obs
@@ -113,26 +139,3 @@ def _writable(obs: pd.DataFrame) -> pd.DataFrame:
         elif not all(isinstance(value, str) for value in values):
             obs[name] = obs[name].map(str, na_action="ignore")
     return obs
-
-
-def batch_names(paths: list[Path]) -> list[str]:
-    """Return a name for each file: its own without endings, with its folder's before it where two are the same."""
-    names = [_stem(path) for path in paths]
-    if max(Counter(names).values()) > 1:
-        names = [f"{path.absolute().parent.name}_{name}" for path, name in zip(paths, names, strict=True)]
-    seen: Counter[str] = Counter()
-    for at, name in enumerate(names):
-        seen[name] += 1
-        names[at] = name if seen[name] == 1 else f"{name}-{seen[name]}"
-    return names
-
-
-def _stem(path: Path) -> str:
-    """Return the name of a file without endings and what Cell Ranger appends; the folder's if nothing is left."""
-    where = path.absolute()
-    while where.parent != where:
-        stem = _SAYS_NOTHING.sub("", _ENDINGS.sub("", where.name))
-        if stem:
-            return stem
-        where = where.parent
-    return path.name

@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
-from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 
 from celbo.data.scan import Matrix, check_sparse, is_sparse
-from celbo.errors import CelboError, ReadError, listed
+from celbo.errors import CelboError, CelboWarning, ReadError
 
 __all__ = ["Loaded", "as_csr", "check_whole", "gene_expression_only", "named", "reading", "with_symbols"]
 
@@ -30,8 +29,8 @@ class Loaded:
 
     adata: AnnData
     format: str
-    notes: list[str] = field(default_factory=list)
-    """Sentences to warn of."""
+    notes: list[str | CelboWarning] = field(default_factory=list)
+    """Sentences to warn of; a `CelboWarning` where the fix has other words on the command line."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Further entries of `adata.uns['celbo_read']`."""
 
@@ -85,7 +84,7 @@ def check_whole(matrix: Matrix, path: Path) -> None:
 
 
 def named(counts: Matrix, obs: pd.DataFrame, var: pd.DataFrame) -> AnnData:
-    """Return counts as an AnnData; that names may be repeated is left to `celbo.check` to say."""
+    """Return counts as an AnnData; names may be repeated here, `read` makes them unique."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return AnnData(counts, obs=obs, var=var)
@@ -93,18 +92,11 @@ def named(counts: Matrix, obs: pd.DataFrame, var: pd.DataFrame) -> AnnData:
 
 def with_symbols(
     counts: Matrix, cells: NDArray[np.object_], symbols: NDArray[np.object_], var: dict[str, NDArray[np.object_]]
-) -> tuple[AnnData, list[str]]:
-    """Return counts as an AnnData named by gene symbols, the repeated ones made unique as scanpy does, and a note."""
-    index = pd.Index(symbols.astype(object))
-    repeated = index[index.duplicated()].unique()
-    notes = []
-    if repeated.size:
-        index = make_index_unique(index)
-        notes.append(
-            f"Gene symbols that occur more than once: {repeated.size:,} ({listed(repeated, limit=3)}); the later ones "
-            "were given the endings -1, -2, ... (var['gene_ids'] tells them apart)."
-        )
-    return named(counts, pd.DataFrame(index=pd.Index(cells.astype(object))), pd.DataFrame(var, index=index)), notes
+) -> AnnData:
+    """Return counts as an AnnData named by gene symbols; one without a symbol is named by its identifier."""
+    names = np.where(symbols == "", var["gene_ids"], symbols) if "gene_ids" in var else symbols
+    obs = pd.DataFrame(index=pd.Index(cells.astype(object)))
+    return named(counts, obs, pd.DataFrame(var, index=pd.Index(names.astype(object))))
 
 
 def gene_expression_only(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import warnings
@@ -12,11 +13,14 @@ from typing import get_args
 
 from anndata import AnnData
 
+from celbo.data.content import content_of, refuse_packed
+from celbo.data.folders import Source, sources_in
 from celbo.data.hdf5 import read_hdf5, read_zarr
 from celbo.data.join import joined
 from celbo.data.loaded import Loaded
+from celbo.data.naming import unique_names
 from celbo.data.tables import Orientation, read_table
-from celbo.data.tenx import folder_fix, matrices_in, read_mtx
+from celbo.data.tenx import read_mtx
 from celbo.errors import CelboWarning, OptionError, ReadError, listed, nearest
 
 __all__ = ["read"]
@@ -24,6 +28,7 @@ __all__ = ["read"]
 _HDF5 = (".h5ad", ".h5mu", ".h5", ".hdf5", ".loom")
 _TABLES = (".csv", ".tsv", ".txt", ".tab", ".csv.gz", ".tsv.gz", ".txt.gz", ".tab.gz")
 _MATRICES = (".mtx", ".mtx.gz")
+_NO_NAMES = "It has no names of genes and cells: put it into an AnnData with them, and write that as .h5ad."
 _FIXES = {
     ".rds": "Convert it in R, for example with the package anndataR, and read the .h5ad.",
     ".rdata": "Convert it in R, for example with the package anndataR, and read the .h5ad.",
@@ -41,8 +46,8 @@ _FIXES = {
     ".h5.gz": "Unpack it first.",
     ".pkl": "celbo reads no pickles; write the data as .h5ad.",
     ".pickle": "celbo reads no pickles; write the data as .h5ad.",
-    ".npy": "Give it names: anndata.AnnData(X=array, obs=..., var=...).",
-    ".npz": "Give it names: anndata.AnnData(X=matrix, obs=..., var=...).",
+    ".npy": _NO_NAMES,
+    ".npz": _NO_NAMES,
 }
 _log = logging.getLogger("celbo")
 
@@ -83,12 +88,13 @@ def read(path_or_paths: AnyPath | Sequence[AnyPath], *, orientation: Orientation
         fix = nearest(str(orientation), get_args(Orientation))
         raise OptionError("is unknown", where="orientation", value=repr(orientation)[:80], fix=fix)
     paths = _as_paths(path_or_paths)
-    parts = [_read_one(path, orientation) for path in paths]
-    for path, part in zip(paths, parts, strict=True):
-        _tell(path, part)
-    if len(paths) == 1:
+    sources = [source for path in paths for source in _sources(path)]
+    parts = [_read_one(source, orientation) for source in sources]
+    for source, part in zip(sources, parts, strict=True):
+        _tell(source[0], part)
+    if len(parts) == 1:
         return parts[0].adata
-    adata, notes = joined([part.adata for part in parts], paths)
+    adata, notes = joined([part.adata for part in parts], [source[0] for source in sources])
     for note in notes:
         warnings.warn(CelboWarning(note), stacklevel=2)
     return adata
@@ -103,7 +109,8 @@ def _as_paths(given: AnyPath | Sequence[AnyPath]) -> list[Path]:
         if not isinstance(item, str | PathLike) or not str(item).strip() or "\0" in str(item):
             raise OptionError("is not a path", where="path_or_paths", value=repr(item)[:80], fix=fix)
     paths = [Path(item).expanduser() for item in items]
-    twice = [str(path) for at, path in enumerate(paths) if path in paths[:at]]
+    real = [os.path.realpath(path) for path in paths]
+    twice = [str(path) for at, path in enumerate(paths) if real[at] in real[:at]]
     if twice:
         raise OptionError("names a file twice", where="path_or_paths", value=listed(twice), fix="Name each file once.")
     return paths
@@ -115,23 +122,38 @@ def _tell(path: Path, part: Loaded) -> None:
     part.adata.uns["celbo_read"] = facts
     told = f", rows taken as {facts['orientation']} ({facts['reason']})" if "orientation" in facts else ""
     _log.info("%s: %s, %d cells x %d genes%s", path, part.format, part.adata.n_obs, part.adata.n_vars, told)
-    for note in part.notes:
-        warnings.warn(CelboWarning(f"{path}: {note}"), stacklevel=3)
+    for note in [*part.notes, *unique_names(part.adata)]:
+        said = note if isinstance(note, CelboWarning) else CelboWarning(note)
+        warnings.warn(CelboWarning(f"{path}: {said.what}", fix=said.fix, flag=said.flag), stacklevel=3)
 
 
-def _read_one(path: Path, orientation: Orientation) -> Loaded:
+def _sources(path: Path) -> list[Source]:
+    """Return the files to read for one path: those in it where it is a folder."""
     _check_there(path)
+    if not path.is_dir():
+        return [(path,)]
+    sources, notes = sources_in(path)
+    for note in notes:
+        warnings.warn(CelboWarning(f"{path}: {note}"), stacklevel=4)
+    return sources
+
+
+def _read_one(source: Source, orientation: Orientation) -> Loaded:
+    path = source[0]
     if path.is_dir():
-        return _read_folder(path)
+        return read_zarr(path)
     name = path.name.lower()
     if path.stat().st_size == 0:
         raise ReadError("is empty", where=str(path), fix="Copy or download it again.")
-    if name.endswith(_HDF5):
+    if content_of(path) == "hdf5":
         return read_hdf5(path)
     if name.endswith(_MATRICES):
-        return read_mtx(path)
+        return read_mtx(*source)
     if name.endswith(_TABLES):
         return read_table(path, orientation)
+    refuse_packed(path)
+    if name.endswith(_HDF5):
+        return read_hdf5(path)
     ending = "".join(path.suffixes[-2:]).lower()
     fix = _FIXES.get(ending) or _FIXES.get(path.suffix.lower()) or ""
     known = "celbo reads .h5ad, .zarr, .h5mu, 10x .h5, a 10x mtx folder, .loom, and .csv, .tsv or .txt (.gz)."
@@ -146,23 +168,18 @@ def _check_there(path: Path) -> None:
             if not os.access(path, os.R_OK):
                 raise ReadError("may not be read", where=str(path), fix="Ask for the right to read it, or copy it.")
             return
-        beside = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        beside = sorted(other.name for other in path.parent.iterdir()) if path.parent.is_dir() else []
     except OSError as problem:
         fix = "Check the path and the right to read it."
         raise ReadError("cannot be opened", where=str(path)[:200], value=str(problem.strerror), fix=fix) from None
-    fix = nearest(str(path), beside) if path.parent.is_dir() else f"There is no folder {str(path.parent)!r}."
-    raise ReadError(
-        "does not exist", where=str(path), fix=fix if beside or not path.parent.is_dir() else "Check the path."
-    )
+    raise ReadError("does not exist", where=str(path), fix=_instead(path, beside))
 
 
-def _read_folder(folder: Path) -> Loaded:
-    if folder.suffix == ".zarr" or any((folder / name).exists() for name in (".zgroup", "zarr.json", ".zattrs")):
-        return read_zarr(folder)
-    matrices = matrices_in(folder)
-    if len(matrices) > 1:
-        fix = f"Pass the ones to read: {listed(map(str, matrices), limit=5)}."
-        raise ReadError(f"holds {len(matrices)} matrices", where=str(folder), fix=fix)
-    if not matrices:
-        raise ReadError("is a folder without a matrix", where=str(folder), fix=folder_fix(folder))
-    return read_mtx(matrices[0])
+def _instead(path: Path, beside: list[str]) -> str:
+    """Return what to do about a path that is not there: the name nearest to it, if one is near."""
+    if not path.parent.is_dir():
+        return f"There is no folder {str(path.parent)!r}."
+    close = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.75)
+    if close:
+        return f"Did you mean {str(path.parent / close[0])!r}?"
+    return f"No file in {str(path.parent.absolute())!r} has a similar name."

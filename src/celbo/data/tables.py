@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from celbo.data.content import open_text
 from celbo.data.loaded import Loaded, named, reading
 from celbo.data.scan import Matrix
-from celbo.errors import ReadError
+from celbo.errors import CelboWarning, ReadError
 
 __all__ = ["Orientation", "guess_orientation", "read_table"]
 
 Orientation = Literal["auto", "cells", "genes"]
 """What the rows of a table are."""
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _LINES = 512  # lines of a table that are dense at once
 _DELIMITERS = (",", "\t", ";", " ")
 _CELL_LIKE = re.compile(r"(^|[^A-Za-z])[ACGTN]{8,}([^A-Za-z]|$)|^(cell|barcode|sample|well)[-_. ]?\w*\d", re.IGNORECASE)
@@ -47,7 +46,7 @@ class _Table:
 
 def read_table(path: Path, orientation: Orientation) -> Loaded:
     """Read a .csv, .tsv or .txt of numbers with a line of names and a column of names, perhaps gzipped."""
-    with reading(path, "a table of counts"), _opened(path) as file:
+    with reading(path, "a table of counts"), open_text(path) as file:
         table = _parsed(file, path)
     _check_row_names(table, path)
     taken, reason, sure = ("genes" if orientation == "genes" else "cells"), "as asked for", True
@@ -58,15 +57,12 @@ def read_table(path: Path, orientation: Orientation) -> Loaded:
     cells, genes = (table.columns, table.rows) if turned else (table.rows, table.columns)
     adata = named(counts, pd.DataFrame(index=pd.Index(cells)), pd.DataFrame(index=pd.Index(genes)))
     said = f"Took the rows as {taken}: {reason}."
-    notes = [] if sure else [f"{said} Pass orientation='{'cells' if turned else 'genes'}' if that is wrong."]
+    other = "cells" if turned else "genes"
+    notes: list[str | CelboWarning] = []
+    if not sure:
+        fix, flag = (f"Pass {way} if that is wrong." for way in (f"orientation={other!r}", f"--orientation {other}"))
+        notes.append(CelboWarning(said, fix=fix, flag=flag))
     return Loaded(adata, "table", notes, {"orientation": taken, "reason": reason})
-
-
-def _opened(path: Path) -> io.TextIOWrapper:
-    with path.open("rb") as file:
-        zipped = file.read(2) == _GZIP_MAGIC
-    binary = gzip.open(path) if zipped else path.open("rb")  # noqa: SIM115 (closed with the text around it)
-    return io.TextIOWrapper(cast("io.BufferedReader", binary), encoding="utf-8-sig", newline="")
 
 
 def _parsed(file: io.TextIOWrapper, path: Path) -> _Table:

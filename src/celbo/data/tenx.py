@@ -1,8 +1,12 @@
-"""The 10x folder: `matrix.mtx`, names of genes or features, barcodes; old and new layout, plain or gzipped."""
+"""Matrix Market files with the names beside them: 10x, old and new layout, STARsolo, kallisto, alevin, Parse."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pandas as pd
@@ -10,75 +14,216 @@ import scipy.io
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from celbo.data.beside import Names, is_matrix, names_beside, own_words, read_names, same_names
+from celbo.data.content import open_bytes
 from celbo.data.loaded import Loaded, gene_expression_only, reading, with_symbols
 from celbo.data.scan import Matrix
 from celbo.errors import ReadError, listed
 
-__all__ = ["matrices_in", "read_mtx"]
+__all__ = ["read_mtx", "samples_in"]
 
-_ENDS = ("matrix.mtx", "matrix.mtx.gz")
+_PLAIN = ("matrix.mtx", "matrix.mtx.gz")
+_SUMS = ({"spliced", "unspliced"}, {"mature", "nascent"})
+"""Parts of the counts of the same cells that together are all of them."""
+_PARTS = frozenset(["spliced", "unspliced", "mature", "nascent", "ambiguous", "cell", "nucleus", "total"])
+_CELLS_FIRST = re.compile(r"cells_x_genes|quants_mat|^DGE", re.IGNORECASE)
+"""Names under which tools write cells x genes."""
+_TYPES = re.compile(r"^(Gene Expression|Peaks|Custom|Chromatin Accessibility|.* Capture)$")
+_NUMBERED_FROM = (0, 1)
 
 
-def matrices_in(folder: Path) -> list[Path]:
-    """Return the matrix files of a folder: `matrix.mtx`, perhaps with a prefix, perhaps gzipped."""
-    plain = [folder / end for end in _ENDS if (folder / end).is_file()]
-    return plain[:1] or sorted(path for path in folder.iterdir() if path.name.endswith(_ENDS) and path.is_file())
+def samples_in(folder: Path) -> tuple[list[tuple[Path, ...]], list[str]]:
+    """Return the matrices of a folder, those of the same cells together, and notes.
+
+    A `matrix.mtx` stands for the whole folder. Of a raw and a filtered matrix of one sample, the filtered one is taken.
+
+    Returns
+    -------
+    samples
+        For each sample its matrix, or the matrices of its spliced, unspliced, ... counts.
+    notes
+        What the user should hear about it.
+    """
+    plain = [folder / end for end in _PLAIN if (folder / end).is_file()]
+    if plain:
+        return [(plain[0],)], []
+    found = {path.name: path for path in sorted(folder.iterdir()) if is_matrix(path)}
+    matrices = [path for name, path in found.items() if not (name.endswith(".gz") and name[:-3] in found)]
+    matrices, notes = _without_droplets(matrices)
+    if len(matrices) == 1:
+        return [(matrices[0],)], notes
+    samples: list[tuple[Names, list[Path]]] = []
+    for matrix in matrices:
+        names = names_beside(matrix)
+        same = next((paths for other, paths in samples if same_names(names, other)), None)
+        if same is None:
+            samples.append((names, [matrix]))
+        else:
+            same.append(matrix)
+    return [tuple(paths) for _, paths in samples], notes
 
 
-def read_mtx(matrix: Path) -> Loaded:
+def _without_droplets(matrices: list[Path]) -> tuple[list[Path], list[str]]:
+    """Leave out the raw matrix of a sample that has a filtered one."""
+    words = {path: own_words(path) for path in matrices}
+    filtered = [[w for w in own if w != "filtered"] for own in words.values() if "filtered" in own]
+    raw = [p for p, own in words.items() if {"raw", "unfiltered"} & set(own) and _rest(own) in filtered]
+    kept = [path for path in matrices if path not in raw]
+    return kept, [
+        f"Left out {listed([p.name for p in raw], limit=3)}: there is a filtered matrix beside."
+    ] if raw else []
+
+
+def _rest(words: list[str]) -> list[str]:
+    return [word for word in words if word not in {"raw", "unfiltered"}]
+
+
+def read_mtx(matrix: Path, *others: Path) -> Loaded:
     """Read a Matrix Market file with the names beside it.
 
     Parameters
     ----------
     matrix
-        `matrix.mtx` or `matrix.mtx.gz`, perhaps with a prefix that the files of names share.
+        A .mtx or .mtx.gz file.
+    others
+        Further matrices of the same cells and features: layers of the first, or parts of a sum.
+
+    Raises
+    ------
+    ReadError
+        If names are missing or do not fit, or the file is damaged.
     """
-    prefix = next((matrix.name.removesuffix(end) for end in _ENDS if matrix.name.endswith(end)), "")
-    features_path = _beside(matrix, prefix, ("features.tsv", "genes.tsv"))
-    barcodes_path = _beside(matrix, prefix, ("barcodes.tsv",))
-    features, cells = _table(features_path), _table(barcodes_path)[0].to_numpy(object)
+    if others:
+        return _read_parts((matrix, *others))
+    names = names_beside(matrix)
+    features, cells = read_names(names.features), read_names(names.barcodes)
     with reading(matrix, "a Matrix Market file"):
-        counts, turned = _by_cell(scipy.io.mmread(matrix), len(cells), len(features), matrix)
-    ids = features[0].to_numpy(object)
-    symbols = features[1].to_numpy(object) if features.shape[1] > 1 else ids
-    types = features[2].to_numpy(object) if features.shape[1] > 2 else None
-    keep, notes = gene_expression_only(types, len(ids), features_path)
+        stored = _matrix_market(matrix)
+        counts, heads, turned = _by_cell(stored, features, cells, matrix)
+    features, cells = _headed(features, heads[0]), _headed(cells, heads[1])
+    both = zip((names.features, names.barcodes), heads, strict=True)
+    notes = [f"Took the first line of {path.name} for a heading." for path, head in both if head]
+    if turned and not _CELLS_FIRST.search(matrix.name):
+        notes.append("The matrix is cells x genes, not genes x cells as 10x writes it.")
+    ids, symbols, types = _feature_columns(features)
+    if names.symbols is not None:
+        symbols = read_names(names.symbols)[0].to_numpy(object)
+        _check_length(symbols, ids, names.symbols, names.features)
+    keep, more = gene_expression_only(types, len(ids), names.features)
     var = {"gene_ids": ids[keep], **({} if types is None else {"feature_types": types[keep]})}
-    adata, more = with_symbols(counts if keep.all() else counts[:, keep], cells, symbols[keep], var)
-    turned_note = ["The matrix is cells x genes, not genes x cells as 10x writes it."] if turned else []
-    return Loaded(adata, "10x mtx", [*turned_note, *notes, *more])
+    barcodes, obs = _cell_columns(cells)
+    adata = with_symbols(counts if keep.all() else counts[:, keep], barcodes, symbols[keep], var)
+    for name, values in obs.items():
+        adata.obs[name] = values.to_numpy()
+    return Loaded(adata, "10x mtx", [*notes, *more])
 
 
-def _beside(matrix: Path, prefix: str, names: tuple[str, ...]) -> Path:
-    for name in names:
-        for ending in ("", ".gz"):
-            path = matrix.parent / f"{prefix}{name}{ending}"
-            if path.is_file():
-                return path
-    wanted = " or ".join(f"{prefix}{name}[.gz]" for name in names)
-    fix = "The three files belong into one folder, with the same prefix if they have one."
-    raise ReadError(f"has no {wanted} beside it", where=str(matrix), fix=fix)
+@dataclass
+class _Stream:
+    """A file for SciPy's compiled reader: an exception that passes through it would end the process."""
+
+    file: BinaryIO
+    problem: Exception | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes; none from an error on."""
+        try:
+            return self.file.read(size)
+        except Exception as problem:
+            self.problem = problem
+            return b""
 
 
-def _table(path: Path) -> pd.DataFrame:
-    """Read a table of names without a header."""
-    with reading(path, "a table of names"):
-        if path.stat().st_size == 0:
-            raise ReadError("is empty", where=str(path), fix="Copy or download it again.")
-        return pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3, encoding="utf-8")
+def _matrix_market(path: Path) -> Matrix:
+    with open_bytes(path) as file:
+        stream = _Stream(file)
+        try:
+            return scipy.io.mmread(cast("BinaryIO", stream))
+        finally:
+            if stream.problem is not None:
+                raise stream.problem
 
 
-def _by_cell(found: Matrix, n_cells: int, n_features: int, path: Path) -> tuple[Matrix, bool]:
-    """Return the matrix as (cells, features) CSR, and whether the file had it that way round already."""
-    shape = found.shape
-    if shape not in {(n_features, n_cells), (n_cells, n_features)}:
-        value = f"it is {shape[0]:,} x {shape[1]:,}, the names are of {n_features:,} features and {n_cells:,} barcodes"
-        fix = "Do the files belong together, and has none of them a header line?"
-        raise ReadError("does not fit the names beside it", where=str(path), value=value, fix=fix)
-    turned = shape != (n_features, n_cells)
-    counts = sp.csr_matrix(found if turned else found.T)
-    counts.sort_indices()
-    return _narrowed(counts), turned
+def _read_parts(matrices: tuple[Path, ...]) -> Loaded:
+    """Read matrices of the same cells as layers; `X` is their total."""
+    common = set.intersection(*(set(own_words(path)) for path in matrices))
+    parts = {"_".join(w for w in own_words(path) if w not in common): path for path in matrices}
+    main = next((name for name in ("", "total") if name in parts), None)
+    sums = next((both for both in _SUMS if both <= set(parts)), set()) if main is None else set()
+    if not (set(parts) - {""} <= _PARTS and (main is not None or sums)):
+        fix = f"Pass the one to read: {listed(map(str, matrices), limit=5)}."
+        where = str(matrices[0].parent)
+        raise ReadError(f"holds {len(matrices)} matrices of the same cells", where=where, fix=fix)
+    read = {name: read_mtx(path) for name, path in parts.items()}
+    whole = read[main] if main is not None else read[next(name for name in parts if name in sums)]
+    layers = {name: loaded.adata.X.copy() for name, loaded in read.items() if name not in {"", "total"}}
+    if main is None:
+        summed = [name for name in layers if name in sums | {"ambiguous"}]
+        whole.adata.X = reduce(lambda one, other: one + other, [layers[name] for name in summed]).tocsr()
+        whole.notes.append(f"X is the sum of {', '.join(sorted(summed))}; each is a layer, too.")
+    whole.adata.layers.update(layers)
+    return whole
+
+
+def _by_cell(
+    found: Matrix, features: pd.DataFrame, cells: pd.DataFrame, path: Path
+) -> tuple[Matrix, tuple[int, int], bool]:
+    """Return the matrix as (cells, features) CSR, the headings of the tables of names, and whether it lay so."""
+    turns = (True, False) if _CELLS_FIRST.search(path.name) else (False, True)
+    for heads in ((0, 0), (1, 1), (1, 0), (0, 1)):
+        shape = (len(features) - heads[0], len(cells) - heads[1])
+        for turned in turns:
+            if found.shape == (shape[::-1] if turned else shape):
+                counts = sp.csr_matrix(found if turned else found.T)
+                counts.sort_indices()
+                return _narrowed(counts), heads, turned
+    value = f"it is {found.shape[0]:,} x {found.shape[1]:,}, the names are of {len(features):,} features and "
+    value += f"{len(cells):,} barcodes"
+    fix = "Do the files belong together, and is each of them whole?"
+    raise ReadError("does not fit the names beside it", where=str(path), value=value, fix=fix)
+
+
+def _headed(table: pd.DataFrame, head: int) -> pd.DataFrame:
+    """Return a table of names whose first line, if it is a heading, names the columns; row numbers are left out."""
+    if head:
+        named = [str(name).strip() or f"column_{at}" for at, name in enumerate(table.iloc[0])]
+        table = table.iloc[1:].set_axis(named, axis=1).reset_index(drop=True)
+    first = table.iloc[:, 0]
+    numbered = any(list(first) == [str(start + i) for i in range(len(first))] for start in _NUMBERED_FROM)
+    return table.iloc[:, 1:] if numbered and table.shape[1] > 1 else table
+
+
+def _feature_columns(
+    table: pd.DataFrame,
+) -> tuple[NDArray[np.object_], NDArray[np.object_], NDArray[np.object_] | None]:
+    """Return identifiers, symbols and kinds of the features."""
+    columns = [table.iloc[:, at].str.strip().to_numpy(object) for at in range(table.shape[1])]
+    ids = columns[0]
+    symbols = columns[1] if len(columns) > 1 and not _all_types(columns[1]) else ids
+    types = next((values for values in columns[1:] if _all_types(values)), None)
+    return ids, symbols, types
+
+
+def _all_types(values: NDArray[np.object_]) -> bool:
+    return all(_TYPES.match(str(kind)) for kind in set(values))
+
+
+def _cell_columns(table: pd.DataFrame) -> tuple[NDArray[np.object_], pd.DataFrame]:
+    """Return the names of cells, and what else a table with a heading says of them."""
+    names = table.iloc[:, 0].str.strip().to_numpy(object)
+    told = table.iloc[:, 1:] if all(isinstance(name, str) for name in table.columns) else table.iloc[:, :0]
+    return names, told.apply(_numbers_if_they_are)
+
+
+def _numbers_if_they_are(column: pd.Series[Any]) -> pd.Series[Any]:
+    numbers = pd.to_numeric(column, errors="coerce")
+    return column if numbers.isna().any() else numbers
+
+
+def _check_length(symbols: NDArray[np.object_], ids: NDArray[np.object_], path: Path, other: Path) -> None:
+    if len(symbols) != len(ids):
+        value = f"{len(symbols):,} names, {other.name} has {len(ids):,}"
+        raise ReadError("does not fit the identifiers beside it", where=str(path), value=value, fix="Copy both again.")
 
 
 def _narrowed(counts: Matrix) -> Matrix:
@@ -87,13 +232,3 @@ def _narrowed(counts: Matrix) -> Matrix:
     if np.array_equal(narrow, counts.data):
         counts.data = narrow
     return counts
-
-
-def folder_fix(folder: Path) -> str:
-    """Return what to do about a folder without a matrix: name the folders below that have one."""
-    below = [
-        path.parent for end in _ENDS for path in sorted(folder.glob(f"*/{end}")) + sorted(folder.glob(f"*/*/{end}"))
-    ]
-    if below:
-        return f"Pass one of its folders: {listed(map(str, below), limit=5)}."
-    return "Pass a file, or the folder with matrix.mtx[.gz], features.tsv[.gz] and barcodes.tsv[.gz] in it."

@@ -104,7 +104,7 @@ class RunFolder(Generic[ConfigT]):
 
 
 def _absolute(name: str) -> str:
-    return name if name.startswith("demo:") else str(Path(name).resolve())
+    return name if name.startswith("demo:") else str(Path(name).expanduser().absolute())
 
 
 def _state(path: Path) -> str:

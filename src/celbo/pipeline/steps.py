@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
@@ -140,8 +139,7 @@ def opened(config: TrainRunConfig, given: AnnData | None) -> AnnData:
         raise OptionError("are missing", where="the data", fix="Name at least one file of counts.")
     if len(config.data) == 1 and config.data[0] in BUILT_IN:
         return BUILT_IN[config.data[0]]()
-    names = [str(Path(path).resolve()) for path in config.data]
-    return read(names[0] if len(names) == 1 else names)
+    return read(config.data[0] if len(config.data) == 1 else config.data)
 
 
 def _with_raw(job: Job[Any], adata: AnnData) -> AnnData:
