@@ -151,7 +151,7 @@ def test_a_folder_in_use_is_kept_unless_forced(
     shutil.copytree(finished[0], out)
     with pytest.raises(OptionError, match="holds a comparison"):
         run(out)
-    with pytest.raises(OptionError, match=r"was started otherwise: 'seed'"):
+    with pytest.raises(OptionError, match=r"was started with other options: 'seed'"):
         run(out, config=dataclasses.replace(CONFIG, seed=4), resume=True)
     failing("pca", TrainingError("stopped"), monkeypatch)
     forced = run(out, methods=["pca"], force=True)

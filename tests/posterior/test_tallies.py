@@ -335,7 +335,7 @@ def test_some_genes_are_counted_as_all_are(world) -> None:
     whole = tally(world.network, world.data, units, batches=[0, 1], seed=0)
     part = tally(world.network, world.data, units, batches=[0, 1], genes=slice(10, 25), seed=0)
     np.testing.assert_allclose(part.share, whole.share[:, 10:25], rtol=1e-6)
-    # weights hang on the trend of dispersions, the means do not
+    # weights depend on the trend of dispersions, the means do not
     np.testing.assert_allclose(part.counts / part.exposure, (whole.counts / whole.exposure)[:, 10:25], rtol=0.1)
 
 

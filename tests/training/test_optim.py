@@ -201,5 +201,5 @@ def test_no_penalty_is_none() -> None:
 
 
 def test_a_penalty_that_fits_nothing_is_refused() -> None:
-    with pytest.raises(OptionError, match="'decoder\\*' fits no parameter"):
+    with pytest.raises(OptionError, match="'decoder\\*' matches no parameter"):
         make_penalty(TrainConfig(l2=(("decoder*", 1.0),)), network())

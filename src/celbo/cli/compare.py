@@ -60,7 +60,7 @@ def compare(
     batch_key
         Column of obs with the batch of each cell.
     labels_key
-        Column of obs with the known label (cell type) of each cell: it judges the methods and trains none.
+        Column of obs with the known label (cell type) of each cell, used to judge the methods only.
     options
         See `CompareConfig`.
     resume

@@ -33,5 +33,5 @@ def completion(shell: Literal["bash", "zsh", "fish"] | None = None, *, install: 
         else:
             print(app.generate_completion(shell=shell))
     except ShellDetectionError:
-        raise OptionError("cannot be told", where="the shell", fix="Name it: celbo completion bash.") from None
+        raise OptionError("could not be detected", where="the shell", fix="Name it: celbo completion bash.") from None
     return 0

@@ -63,7 +63,7 @@ class EmbedOptions:
     eigenvectors: Literal["symmetric", "right"] | None = None
     """diffusion_map: of the symmetric transitions, or the right ones of the random walk."""
     drop_trivial: Switch = False
-    """diffusion_map: leave out the first component, which tells of no direction."""
+    """diffusion_map: leave out the first component, which is constant."""
     contrast: Literal["logcosh", "exp", "cube"] | None = None
     """ica: how non-Gaussianity is measured."""
     max_iter: int | None = None
@@ -146,7 +146,7 @@ def _of_method(method: str, options: dict[str, Any]) -> dict[str, Any]:
     for name in given:
         if name not in known:
             has = listed([_flag(option) for option in known if option in options], limit=30)
-            raise OptionError(f"is no option of {method}", where=_flag(name), fix=f"It has {has}.")
+            raise OptionError(f"is not an option of {method}", where=_flag(name), fix=f"It has {has}.")
     if given.get("n_top_genes") == 0:
         given["n_top_genes"] = None
     return given

@@ -102,27 +102,26 @@ class HPFOptions:
     a_prime: float = 1.0
     """Shape of the prior of the cells' capacities."""
     b_prime: float | None = None
-    """Rate of it; None is a_prime times mean over variance of the cells' totals."""
+    """Rate of that prior; None is a_prime times mean over variance of the cells' totals."""
     c_prime: float = 1.0
     """Shape of the prior of the genes' capacities."""
     d_prime: float | None = None
-    """Rate of it; None is c_prime times mean over variance of the genes' totals (at least b_prime / 1000)."""
+    """Rate of that prior; None is c_prime times mean over variance of the genes' totals (at least b_prime /
+    1000)."""
     initialisation: Literal["nmf", "dirichlet"] = "nmf"
-    """Start at a short factorisation of the square roots of the counts, or share each count out at random
-    (scHPF)."""
+    """Start at a short factorisation of the square roots of the counts, or at random (scHPF)."""
     phi: Literal["each-side", "once"] = "each-side"
-    """Share the counts out anew for genes and for cells (fewer sweeps), or once a sweep (scHPF). Both are
-    ascents."""
+    """Allocate the counts to factors before each side's update (fewer sweeps), or once a sweep (scHPF)."""
     stopping: Literal["elbo", "nonzero-loss"] = "elbo"
-    """Stop when the bound rests, or when the loss of the entries that are not zero does (scHPF)."""
+    """Stop when the bound stops changing, or when the loss of the nonzero entries does (scHPF)."""
     tolerance: float = 1e-05
-    """Relative change between two checks that counts as rest, twice running."""
+    """Relative change between two checks below which the fit has converged, twice in a row."""
     check_every: int = 10
     """Sweeps between two checks."""
     min_epochs: int = 30
-    """Sweeps before the fit may stop."""
+    """Fewest sweeps before the fit may stop."""
     better_than_n_ago: int = 5
-    """With "nonzero-loss": also stop where it is worse than at the last check and so many checks ago."""
+    """With "nonzero-loss": also stop where the loss is worse than at the last check and this many checks ago."""
     n_trials: int = 1
     """Fits from different starts, of which the one with the best bound (loss) is kept."""
 
@@ -149,7 +148,7 @@ class LDVAEOptions:
     latent_distribution: Literal["normal", "logistic-normal"] = "normal"
     """The decoder sees z, or softmax(z): shares of topics."""
     loadings_batch_norm: bool = False
-    """Batch norm after the linear map, as in scvi-tools; the scale of the loadings then hangs on running
+    """Batch norm after the linear map, as in scvi-tools: the scale of loadings then depends on running
     variances."""
     initialisation: Literal["data", "uniform"] = "data"
     """Start the output at the mean expression, or at random."""
@@ -323,7 +322,7 @@ class VASCOptions:
     """Whether every 100 epochs the temperature is set to exp(-0.0003 epoch) of its start, or to 0.5 if that is
     more."""
     noisy_prediction: bool = False
-    """Whether drop-outs are drawn outside of training too, where their expectation p is taken otherwise."""
+    """Whether dropouts are also drawn outside training; otherwise their expectation p is used."""
 
 
 OPTIONS: dict[str, type[Any]] = {

@@ -48,7 +48,7 @@ class LogOptions:
     """What a command tells while it works."""
 
     quiet: Switch = False
-    """Tell nothing but warnings, errors and the result."""
+    """Show only warnings, errors and the result."""
     log_json: Switch = False
     """Log one JSON object a line, for programs to read."""
 

@@ -14,11 +14,11 @@ class DataKeys:
     """Where in an AnnData the model finds what it needs."""
 
     layer: str | None = None
-    """Layer with the counts; None is `X`, "raw" is `adata.raw` (unless a layer has that name)."""
+    """Layer with the counts; by default `X`. "raw" is `adata.raw`, unless a layer has that name."""
     batch_key: str | None = None
-    """Column of `obs` with the batch of each cell; None is one batch."""
+    """Column of `obs` with the batch of each cell; by default all cells are one batch."""
     labels_key: str | None = None
-    """Column of `obs` with the label (cell type) of each cell; None is one label."""
+    """Column of `obs` with the known label (cell type) of each cell, to judge the result by."""
     size_factor_key: str | None = None
     """Column of `obs` with a positive size factor, used instead of the library size."""
     categorical_covariate_keys: tuple[str, ...] = ()

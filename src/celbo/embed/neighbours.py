@@ -2,7 +2,7 @@
 
 scanpy leaves the search to pynndescent from 8,192 cells on. Here it is exact up to `EXACT_UP_TO` cells (scikit-learn,
 all pairs), which is also faster: pynndescent compiles for a minute of CPU in every process. Beyond, pynndescent's index
-is asked directly, so that nothing hangs on the kind of sparse matrix that its wrapper for scikit-learn returns.
+is asked directly, so that nothing depends on the kind of sparse matrix that its wrapper for scikit-learn returns.
 """
 
 from __future__ import annotations

@@ -67,7 +67,9 @@ def space_of(values: Values, *, n_pcs: int, seed: int) -> Space:
 def _usable(coordinates: NDArray[Any]) -> None:
     """Raise unless cells differ, and squares of distances between them exist in single precision."""
     if (coordinates == coordinates[0]).all():
-        raise InputError("do not differ between cells", where="values", fix="Neighbours need distances.")
+        raise InputError(
+            "do not differ between cells", where="values", fix="Cells that are all the same have no nearest neighbours."
+        )
     largest = float(np.abs(coordinates).max())
     if largest > _LARGEST:
         fix = "Scale the representation."

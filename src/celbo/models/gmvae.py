@@ -366,7 +366,7 @@ def _check(config: SCVAEConfig, schema: Schema) -> None:
         for name, default in mixture.items():
             if getattr(config, name) != default:
                 raise OptionError(
-                    "says something about a mixture, and the prior is one normal",
+                    "applies to a mixture, but the prior is a single normal",
                     where=f"{name}={getattr(config, name)!r}", fix="Pass prior='gaussian-mixture' too.",
                 )  # fmt: skip
     if config.prior_probabilities == "labels":
@@ -385,7 +385,7 @@ def _check(config: SCVAEConfig, schema: Schema) -> None:
         )  # fmt: skip
     if schema.keys.size_factor_key is not None and not _library_is_observed(config):
         raise OptionError(
-            "has no place where the decoder gives the mean itself",
+            "cannot be used where the decoder gives the mean itself",
             where=f"size_factor_key={schema.keys.size_factor_key!r}",
             fix="Leave it out, or use library='observed'.",
         )

@@ -64,25 +64,25 @@ class HPFConfig:
     a_prime: float = 1.0
     """Shape of the prior of the cells' capacities."""
     b_prime: float | None = None
-    """Rate of it; None is a_prime times mean over variance of the cells' totals."""
+    """Rate of that prior; None is a_prime times mean over variance of the cells' totals."""
     c_prime: float = 1.0
     """Shape of the prior of the genes' capacities."""
     d_prime: float | None = None
-    """Rate of it; None is c_prime times mean over variance of the genes' totals (at least b_prime / 1000)."""
+    """Rate of that prior; None is c_prime times mean over variance of the genes' totals (at least b_prime / 1000)."""
     initialisation: Literal["nmf", "dirichlet"] = "nmf"
-    """Start at a short factorisation of the square roots of the counts, or share each count out at random (scHPF)."""
+    """Start at a short factorisation of the square roots of the counts, or at random (scHPF)."""
     phi: Literal["each-side", "once"] = "each-side"
-    """Share the counts out anew for genes and for cells (fewer sweeps), or once a sweep (scHPF). Both are ascents."""
+    """Allocate the counts to factors before each side's update (fewer sweeps), or once a sweep (scHPF)."""
     stopping: Literal["elbo", "nonzero-loss"] = "elbo"
-    """Stop when the bound rests, or when the loss of the entries that are not zero does (scHPF)."""
+    """Stop when the bound stops changing, or when the loss of the nonzero entries does (scHPF)."""
     tolerance: float = 1e-5
-    """Relative change between two checks that counts as rest, twice running."""
+    """Relative change between two checks below which the fit has converged, twice in a row."""
     check_every: int = 10
     """Sweeps between two checks."""
     min_epochs: int = 30
-    """Sweeps before the fit may stop."""
+    """Fewest sweeps before the fit may stop."""
     better_than_n_ago: int = 5
-    """With "nonzero-loss": also stop where it is worse than at the last check and so many checks ago."""
+    """With "nonzero-loss": also stop where the loss is worse than at the last check and this many checks ago."""
     n_trials: int = 1
     """Fits from different starts, of which the one with the best bound (loss) is kept."""
 
@@ -348,7 +348,7 @@ class HPF(DenoisingModel[HPFConfig]):
         if library_size != "observed":
             if isinstance(library_size, str | bool) or not 0 < library_size < math.inf:
                 fix = "Pass 'observed' or a positive number."
-                raise OptionError("is no library size", where=f"library_size={library_size!r}", fix=fix)
+                raise OptionError("is not a library size", where=f"library_size={library_size!r}", fix=fix)
             theta = theta * (library_size / (theta @ beta.sum(0)))[:, None]
         chosen = beta if at is None else beta[at]
         values = theta.astype(np.float32) @ chosen.T.astype(np.float32)
@@ -489,7 +489,7 @@ class HPF(DenoisingModel[HPFConfig]):
         config = config or cls.config_class()
         configs = {k: replace(config, n_components=k) for k in dict.fromkeys(ks)}
         if not configs:
-            raise OptionError("names no number of factors", where="ks")
+            raise OptionError("must hold at least one number of factors", where="ks")
         for one in configs.values():
             check_config(one)
         check_seed(seed)
@@ -567,7 +567,7 @@ def _checked_plan(asked: Fitting) -> TrainConfig:
     wrong = [name for name in dict.fromkeys((*asked.given, *foreign)) if name not in _MEANINGFUL]
     if wrong:
         fix = f"Coordinate ascent has {', '.join(_MEANINGFUL)}."
-        raise OptionError("has no meaning for this model", where=f"training option {wrong[0]!r}", fix=fix)
+        raise OptionError("does not apply to this model", where=f"training option {wrong[0]!r}", fix=fix)
     if str(asked.device) not in ("auto", "cpu"):
         raise OptionError("is not possible for this model", where=f"device {asked.device!r}", fix="Use 'cpu'.")
     return replace(asked.plan, max_epochs=asked.plan.max_epochs or _MAX_SWEEPS)

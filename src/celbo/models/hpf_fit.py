@@ -316,7 +316,7 @@ class Ascent:
             stopped = self.ended([r for r in point.rows if r["trial"] == point.rows[epoch]["trial"]]) or "finished"
         text = {
             "finished": f"The fit ended after {len(point.rows)} sweeps, the most it may take.",
-            "plateau": f"The fit ended after {len(point.rows)} sweeps: what it maximises rises no more.",
+            "plateau": f"The fit ended after {len(point.rows)} sweeps: its objective no longer improved.",
             "interrupted": f"The fit was interrupted after {len(point.rows)} sweeps.",
         }[stopped]
         if stopped == "interrupted":

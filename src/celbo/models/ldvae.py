@@ -49,7 +49,7 @@ class LDVAEConfig:
     latent_distribution: Literal["normal", "logistic-normal"] = "normal"
     """The decoder sees z, or softmax(z): shares of topics."""
     loadings_batch_norm: bool = False
-    """Batch norm after the linear map, as in scvi-tools; the scale of the loadings then hangs on running variances."""
+    """Batch norm after the linear map, as in scvi-tools: the scale of loadings then depends on running variances."""
     initialisation: Literal["data", "uniform"] = "data"
     """Start the output at the mean expression, or at random."""
 

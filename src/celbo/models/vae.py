@@ -145,7 +145,7 @@ class VAENetwork(nn.Module):
         if not self.is_gaussian:
             raise OptionError(
                 "has no Gaussian of transformed counts", where=f"a VAE with likelihood={self.config.likelihood!r}",
-                fix="Ask get_marginal_ll: its likelihood is one of counts already.",
+                fix="Use get_marginal_ll: its likelihood is one of counts already.",
             )  # fmt: skip
         unit = self._log_unit(batch)
         mean: Tensor = self.heads["mean"](self.decoder(z))

@@ -63,7 +63,7 @@ class VASCConfig:
     annealing: bool = False
     """Whether every 100 epochs the temperature is set to exp(-0.0003 epoch) of its start, or to 0.5 if that is more."""
     noisy_prediction: bool = False
-    """Whether drop-outs are drawn outside of training too, where their expectation p is taken otherwise."""
+    """Whether dropouts are also drawn outside training; otherwise their expectation p is used."""
 
     limits: ClassVar[dict[str, Any]] = {
         "temperature": (lambda v: not isinstance(v, bool) and 0 < v < math.inf, "a finite number above 0"),

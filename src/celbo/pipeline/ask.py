@@ -112,7 +112,7 @@ def write_denoised(
     """
     model: Any = asked.model
     if not issubclass(type(model), DenoisingModel):
-        raise OptionError("does not say expected counts", where=type(model).__name__, fix="Take another model.")
+        raise OptionError("does not return expected counts", where=type(model).__name__, fix="Take another model.")
     assert model.data is not None  # it was loaded with cells
     chosen = gene_positions(genes, model.schema)
     codes = batch_codes(list(transform_batch), model.schema) if transform_batch else None

@@ -230,7 +230,9 @@ class _Parts:
             raise OptionError("holds a comparison", where=str(out), fix="Pass resume, force, or another folder.")
         if known is not None and resume and known != plain:
             changed = [name for name in plain if plain[name] != known.get(name)]
-            raise OptionError("was started otherwise", where=str(out), value=listed(changed), fix="Pass force.")
+            raise OptionError(
+                "was started with other options", where=str(out), value=listed(changed), fix="Pass force."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         if force:
             for old in folder.iterdir():

@@ -192,7 +192,7 @@ def with_network(kind: type[Config], model: str, network: type[Any], plan: Calla
 def default_plan(found: type[Any], config: Any = None) -> TrainConfig:
     """Return the plan that a model follows where none is given, for its default or another configuration.
 
-    Where that hangs on the number of cells, it is celbo's plan here, and training puts the model's own in its place.
+    Where that depends on the number of cells, it is celbo's plan here, and training puts the model's own in its place.
     """
     model: Any = object.__new__(found)
     model.config, model.data = found.config_class() if config is None else config, None
@@ -236,7 +236,7 @@ def preset_plan(model: str, name: str, *, n_cells: int | None = None, n_genes: i
     model, name
         As in `preset`.
     n_cells, n_genes
-        Cells and genes to train on, which some plans hang on.
+        Cells and genes to train on, which some plans depend on.
     """
     made: Any = getattr(system(model), f"{name}_plan", getattr(TrainConfig, name, None))
     if made is None:

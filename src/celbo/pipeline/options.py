@@ -23,7 +23,7 @@ class CompareConfig:
     held_out: float = 0.1
     """Share of the cells that judge the likelihood."""
     repeats: bool = True
-    """Fit each method again under another seed and other parameters, to see how far the picture moves."""
+    """Fit each method again with another seed and other parameters, to see how far the picture moves."""
     denoise: bool = True
     """Fit each method again to nine tenths of the molecules, and score the others."""
     seed: int = 0

@@ -221,7 +221,7 @@ def _model(job: Job[Any], used: AnnData) -> Model[Any]:
 
 
 def _plan(config: TrainRunConfig, model: Model[Any], shape: tuple[int, int]) -> TrainConfig:
-    """Return the plan to train by: that of a preset or of a model may hang on the number of cells."""
+    """Return the plan to train by: that of a preset or of a model may depend on the number of cells."""
     usual = default_plan(type(model), config.network)
     plan = (
         None if config.preset is None else preset_plan(config.model, config.preset, n_cells=shape[0], n_genes=shape[1])

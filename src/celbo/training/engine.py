@@ -204,7 +204,7 @@ def _message(run: Run, stopped: Stopped, folder: CheckpointFolder | None) -> str
     good, plan = run.good, run.plan
     text = {
         "finished": f"Training finished after {good.epoch} epochs.",
-        "plateau": f"Training stopped after {good.epoch} of {plan.max_epochs} epochs: the held-out ELBO rises no more.",
+        "plateau": f"Training stopped at epoch {good.epoch} of {plan.max_epochs}: no further gain in held-out ELBO.",
         "interrupted": f"Training was interrupted after {good.epoch} of {plan.max_epochs} epochs.",
     }[stopped]
     if good.best_epoch >= 0:

@@ -294,7 +294,7 @@ def make_penalty(plan: TrainConfig, network: nn.Module) -> Callable[[], Tensor] 
     Raises
     ------
     OptionError
-        A pattern that fits no parameter.
+        A pattern that matches no parameter.
     """
     kinds: tuple[tuple[Any, Callable[[Tensor], Tensor]], ...] = ((plan.l1, Tensor.abs), (plan.l2, Tensor.square))
     terms = [
@@ -313,6 +313,6 @@ def _matching(network: nn.Module, pattern: str) -> list[Tensor]:
     found: list[Tensor] = [parameter for name, parameter in names.items() if fnmatch(name, pattern)]
     if not found:
         raise OptionError(
-            "fits no parameter", where=f"penalty pattern {pattern!r}", fix=f"Known: {', '.join(names)[:500]}."
+            "matches no parameter", where=f"penalty pattern {pattern!r}", fix=f"Known: {', '.join(names)[:500]}."
         )
     return found

@@ -134,7 +134,7 @@ class TrainConfig:
     checkpoint_every: int = 1
     """Epochs between checkpoints, where there is a checkpoint folder."""
     epochs_rule: Literal["celbo", "scvi-tools"] = "celbo"
-    """What max_epochs None means: celbo's own rule, or that of scvi-tools, min(round(20000 / cells * 400), 400)."""
+    """Epochs where none are given: celbo's rule, or that of scvi-tools, min(round(20000 / cells * 400), 400)."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values with an `OptionError` that names the field."""
