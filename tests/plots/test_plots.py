@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from matplotlib.colors import to_hex
 from scipy.spatial.distance import pdist
 
@@ -250,3 +252,24 @@ def test_a_gene_far_from_the_others_does_not_stretch_the_predictive_check():
     ax = plots.plot_ppc(check, "mean")
     assert ax.get_xlim()[1] < 1e4
     assert ax.get_xlabel() == "observed\n1 gene far from all others and 1 gene at zero not drawn"
+
+
+@pytest.mark.parametrize(
+    ("draw", "told"),
+    [
+        (lambda adata: plots.plot_embedding(adata, "leiden"), r"x is an AnnData.*adata\.obsm\['X_umap'\]"),
+        (
+            lambda adata: plots.plot_embedding(adata.obsm["X_umap"], "leiden"),
+            r"color is one text.*adata\.obs\['leiden'\]",
+        ),
+        (lambda adata: plots.plot_embedding([["a", "b"]]), "x does not hold numbers"),
+        (plots.plot_histogram, "values is an AnnData"),
+        (lambda adata: plots.plot_cell_scatter(adata, adata), "x is an AnnData"),
+        (lambda adata: plots.plot_cosines("cosines"), "cosines does not hold numbers"),
+    ],
+)
+def test_what_is_no_array_is_a_named_error(draw: Callable[[AnnData], object], told: str) -> None:
+    adata = AnnData(np.ones((3, 2), np.float32), obsm={"X_umap": np.zeros((3, 2))})
+    adata.obs["leiden"] = ["0", "1", "1"]
+    with pytest.raises(InputError, match=told):
+        draw(adata)

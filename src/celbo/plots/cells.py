@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from celbo.errors import InputError
+from celbo.plots.arrays import numbers
 from celbo.plots.limits import Limits, limits_of
 from celbo.plots.style import ACCENT, INK, PAPER, amounts, category_colors, heat, new_axes, set_names, short, tidy
 
@@ -48,7 +49,7 @@ def plot_histogram(
     """
     ax = ax or new_axes(340, 220)
     tidy(ax, x=x, y=y)
-    kept = np.asarray(values, np.float64).ravel()
+    kept = numbers(values, "values").ravel()
     kept = kept[np.isfinite(kept) & ((kept > 0) | (not log))]
     if not kept.size:
         return ax
@@ -99,7 +100,7 @@ def plot_composition(
     -------
     The axes.
     """
-    counts = np.asarray(counts, np.float64)
+    counts = numbers(counts, "counts")
     if counts.shape != (len(groups), len(parts)):
         raise InputError(
             "does not match the names",
@@ -171,21 +172,21 @@ def plot_violins(
     InputError
         If `groups` has another length than `values`.
     """
-    numbers = np.asarray(values, np.float64).ravel()
-    codes = np.zeros(len(numbers), np.int64) if groups is None else np.asarray(groups, np.int64)
-    if len(codes) != len(numbers):
-        told = f"{len(codes)} entries for {len(numbers)} values"
+    amount = numbers(values, "values").ravel()
+    codes = np.zeros(len(amount), np.int64) if groups is None else np.asarray(groups, np.int64)
+    if len(codes) != len(amount):
+        told = f"{len(codes)} entries for {len(amount)} values"
         raise InputError("has the wrong length", where="groups", value=told, fix="Give one entry for each value.")
     ax = ax or new_axes(340, 60 + 26 * max(len(names), 2))
     tidy(ax, x=x, grid="x")
-    limits = limits_of(numbers[codes >= 0], log=log, reach=reach)
+    limits = limits_of(amount[codes >= 0], log=log, reach=reach)
     if limits.told():
         ax.set_xlabel(f"{x}\n{limits.told()}")
     if log:
         _log_axis(ax, "x", limits)
-    kept = limits.inside(numbers)
+    kept = limits.inside(amount)
     for row in range(len(names)):
-        _violin(ax, numbers[kept & (codes == row)], row, palette[row] if palette else ACCENT, log=log)
+        _violin(ax, amount[kept & (codes == row)], row, palette[row] if palette else ACCENT, log=log)
     set_names(ax, "y", names, limit=24)
     room = 1.05 if log else 0.03 * (limits.high - limits.low or 1.0)
     ends = (limits.low / room, limits.high * room) if log else (limits.low - room, limits.high + room)
@@ -262,7 +263,7 @@ def plot_cell_scatter(
     -------
     The axes.
     """
-    across, up = (np.asarray(side, np.float64).ravel() for side in (x, y))
+    across, up = (numbers(side, name).ravel() for side, name in ((x, "x"), (y, "y")))
     ax = ax or new_axes(350, 300)
     tidy(ax, x=labels[0], y=labels[1], grid="both")
     limits = limits_of(across, log=log), limits_of(up, log=log)
@@ -277,7 +278,7 @@ def plot_cell_scatter(
     if color is None:
         ax.scatter(across[shown], up[shown], color=ACCENT, **look)
     else:
-        amount = np.asarray(color, np.float64).ravel()[shown]
+        amount = numbers(color, "color").ravel()[shown]
         order = np.argsort(amount, kind="stable")
         low, high = np.nanpercentile(amount, [1, 99]) if np.isfinite(amount).any() else (0.0, 1.0)
         points = across[shown][order], up[shown][order]

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from celbo.errors import InputError
+from celbo.plots.arrays import numbers
 from celbo.plots.names import shown
 from celbo.plots.style import INK, MISSING, category_colors, heat, new_axes
 
@@ -53,7 +54,7 @@ def plot_embedding(
     -------
     The axes.
     """
-    xy = np.asarray(x, dtype=np.float64)
+    xy = numbers(x, "x", slot="adata.obsm['X_umap']")
     if xy.ndim != 2 or xy.shape[1] != 2:
         raise InputError("is not (cells, 2)", where="x", value=f"shape {xy.shape}", fix="Pass a two-dimensional map.")
     ax = ax or new_axes(360, 360)
@@ -82,10 +83,13 @@ def _colours(color: ArrayLike | None, n: int, palette: Sequence[str] | None) -> 
 
     if color is None:
         return np.tile(to_rgba(category_colors(1)[0]), (n, 1))
+    if isinstance(color, str):
+        fix = f"Pass the values, such as adata.obs[{color!r}]."
+        raise InputError("is one text, not a value for each cell", where="color", value=repr(color), fix=fix)
     column = color if isinstance(color, pd.Series) else pd.Series(color)
     if len(column) != n:
         raise InputError(
-            "does not match x", where="color", value=f"{len(column)} for {n} cells", fix="Give one a cell."
+            "does not match x", where="color", value=f"{len(column)} for {n} cells", fix="Give one for each cell."
         )
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return _amounts(np.asarray(column, np.float64))

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from celbo.errors import InputError, OptionError, listed
+from celbo.plots.arrays import numbers
 from celbo.plots.compared import expression_of
 from celbo.plots.limits import limits_of
 from celbo.plots.style import ACCENT, INK, amounts, heat, new_axes, set_names, tidy
@@ -43,7 +44,7 @@ def plot_dotplot(
     -------
     The axes.
     """
-    mean, fraction = np.asarray(mean, np.float64), np.asarray(fraction, np.float64)
+    mean, fraction = numbers(mean, "mean"), numbers(fraction, "fraction")
     if mean.shape != fraction.shape or mean.shape != (len(groups), len(genes)):
         raise InputError(
             "do not match",

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from celbo.errors import InputError
+from celbo.plots.arrays import numbers
 from celbo.plots.names import shown
 from celbo.plots.style import (
     ACCENT,
@@ -52,7 +53,7 @@ def plot_cosines(cosines: ArrayLike, *, title: str = "", ax: Axes | None = None)
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    c = np.abs(np.asarray(cosines, np.float64))
+    c = np.abs(numbers(cosines, "cosines"))
     if c.ndim != 2 or c.shape[0] != c.shape[1]:
         raise InputError("is not square", where="cosines", value=f"shape {c.shape}", fix="Give (k, k).")
     ax = ax or new_axes(300, 290)
@@ -98,8 +99,8 @@ def plot_field(
     The axes.
     """
     ax = ax or new_axes(340, 330)
-    x, y = (np.asarray(side, np.float64) for side in grid)
-    field, z = np.asarray(values, np.float64), np.asarray(codes, np.float64)
+    x, y = (numbers(side, "grid") for side in grid)
+    field, z = numbers(values, "values"), numbers(codes, "codes")
     if field.shape != (len(y), len(x)) or z.ndim != 2 or z.shape[1] != 2:
         raise InputError(
             "do not fit together", where="grid, values and codes",
@@ -138,7 +139,7 @@ def plot_distances(
     ax = ax or new_axes(460, 70 + 34 * max(len(distances), 2))
     tidy(ax, x=x, grid="x")
     for row, values in enumerate(distances.values()):
-        low, first, middle, third, high = np.quantile(np.asarray(values, np.float64), [0.05, 0.25, 0.5, 0.75, 0.95])
+        low, first, middle, third, high = np.quantile(numbers(values, "distances"), [0.05, 0.25, 0.5, 0.75, 0.95])
         ax.plot([low, high], [row, row], color=MUTED, linewidth=1.2, solid_capstyle="butt")
         ax.barh(row, third - first, left=first, height=0.5, color=ACCENT if row == 0 else SECOND)
         ax.plot([middle, middle], [row - 0.25, row + 0.25], color=PAPER, linewidth=1.8)
@@ -166,7 +167,7 @@ def plot_deviations(deviations: Mapping[str, ArrayLike], *, bins: int = 60, ax: 
     The axes.
     """
     ax = ax or new_axes(400, 240)
-    sets = {name: np.asarray(values, np.float64).ravel() for name, values in deviations.items()}
+    sets = {name: numbers(values, "deviations").ravel() for name, values in deviations.items()}
     if not sets or any(v.size == 0 or not (v > 0).all() for v in sets.values()):
         raise InputError("are not all above zero", where="deviations", fix="Give standard deviations by name.")
     tidy(ax, x="standard deviation of q(z | x)", y="share of cells and dimensions")
