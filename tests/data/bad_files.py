@@ -291,6 +291,21 @@ def _(folder: Path) -> object:
     return celbo.read(text(folder, "a.csv", "CD3E,LYZ,NKG7\n1,0,2\n1,3,0\n"))
 
 
+@case(FILES, "a table with separators of thousands that are those of its fields", ReadError, "a number (1,160)")
+def _(folder: Path) -> object:
+    return celbo.read(text(folder, "a.csv", "cell,CD3E,LYZ\nAAAC-1,1,3\nAAAG-1,1,160,4\n"))
+
+
+@case(FILES, "a table that uses commas in two ways", ReadError, "uses commas in numbers in two ways")
+def _(folder: Path) -> object:
+    return celbo.read(text(folder, "a.tsv", "cell\tCD3E\tLYZ\nAAAC-1\t1,160,200\t3\nAAAG-1\t1,5\t4\n"))
+
+
+@case(FILES, "a table of text", ReadError, "holds no counts")
+def _(folder: Path) -> object:
+    return celbo.read(text(folder, "a.csv", "cell,type,donor\nAAAC-1,T,x\nAAAG-1,B,y\n"))
+
+
 @case(FILES, "a text file that is no table", ReadError, "is not a table")
 def _(folder: Path) -> object:
     return celbo.read(text(folder, "notes.txt", "Remember:\nmilk\n"))

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-import scipy.sparse as sp
-from numpy.typing import NDArray
 
 from celbo.data.content import open_text
 from celbo.data.loaded import Loaded, named, reading
 from celbo.data.scan import Matrix
-from celbo.errors import CelboWarning, ReadError
+from celbo.data.table_text import Table, is_number, numbered, parsed
+from celbo.errors import CelboWarning, ReadError, listed
 
 __all__ = ["Orientation", "guess_orientation", "read_table"]
 
 Orientation = Literal["auto", "cells", "genes"]
 """What the rows of a table are."""
 
-_LINES = 512  # lines of a table that are dense at once
-_DELIMITERS = (",", "\t", ";", " ")
 _CELL_LIKE = re.compile(r"(^|[^A-Za-z])[ACGTN]{8,}([^A-Za-z]|$)|^(cell|barcode|sample|well)[-_. ]?\w*\d", re.IGNORECASE)
 _GENE_ID = re.compile(r"^(ENS[A-Z]*G\d{6,}|MT-|mt-|RP[LS]\d|Rp[ls]\d|LINC\d|LOC\d|WBGene\d|FBgn\d|AT[1-5]G\d{5})")
 _SYMBOL = re.compile(r"^([A-Z][A-Z0-9]{1,9}|[A-Z][a-z][a-z0-9]{0,8}|C\d+orf\d+)([-.][A-Za-z0-9]{1,6})*$")
@@ -36,137 +27,103 @@ _KNOWN = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class _Table:
-    values: Matrix
-    """(rows, columns) CSR."""
-    rows: list[str]
-    columns: list[str]
+_SYMBOL_COLUMN = re.compile(r"name|symbol", re.IGNORECASE)
+_OF_A_CELL = re.compile(
+    r"^(n_?count.*|n_?feature.*|n_counts|n_genes(_by_counts)?|total_counts.*|log1p_total_counts|pct_counts.*|"
+    r"percent[._](mt|mito|rb|ribo)|seurat_clusters|leiden|louvain|doublet_score.*|s[._]score|g2m[._]score|"
+    r"size_?factors?|(umap|tsne|pc)_\d+|Unnamed: \d+)$",
+    re.IGNORECASE,
+)
+"""Columns of numbers that tools keep beside the counts of cells."""
+_OF_A_GENE = re.compile(r"^(chr(omosome)?|start|end|strand|(gene_|effective_)?length|gc(_content)?)$", re.IGNORECASE)
+"""Columns of numbers that tools keep beside the counts of genes."""
+_NO_GENE = frozenset(["ID", "CELL", "CELLS", "BARCODE", "INDEX", "NAME", "X", "SAMPLE", "GENE", "GENES"])
 
 
 def read_table(path: Path, orientation: Orientation) -> Loaded:
-    """Read a .csv, .tsv or .txt of numbers with a line of names and a column of names, perhaps gzipped."""
+    """Read a .csv, .tsv or .txt of numbers with a line of names and a column of names, perhaps gzipped.
+
+    Columns of text are annotations of the rows: into `obs` where these are cells, into `var` where they are genes.
+    Where the first column numbers the rows, or names several the same, the first column of text without repetition
+    names them; genes that have an Ensembl identifier and a symbol are named by the symbol.
+    """
     with reading(path, "a table of counts"), open_text(path) as file:
-        table = _parsed(file, path)
-    _check_row_names(table, path)
+        table = parsed(file, path)
+    rows, about = _named_rows(table, path)
     taken, reason, sure = ("genes" if orientation == "genes" else "cells"), "as asked for", True
     if orientation == "auto":
-        taken, reason, sure = guess_orientation(table.rows, table.columns)
-    turned = taken == "genes"
-    counts = table.values.T.tocsr() if turned else table.values
-    cells, genes = (table.columns, table.rows) if turned else (table.rows, table.columns)
-    adata = named(counts, pd.DataFrame(index=pd.Index(cells)), pd.DataFrame(index=pd.Index(genes)))
-    said = f"Took the rows as {taken}: {reason}."
-    other = "cells" if turned else "genes"
-    notes: list[str | CelboWarning] = []
-    if not sure:
-        fix, flag = (f"Pass {way} if that is wrong." for way in (f"orientation={other!r}", f"--orientation {other}"))
-        notes.append(CelboWarning(said, fix=fix, flag=flag))
+        taken, reason, sure = guess_orientation(rows, table.columns)
+    values, columns, notes = _without_annotations(table, taken, about)
+    if taken == "genes":
+        rows = _by_symbol(rows, about)
+    notes = [*table.notes, *notes, *([_said(taken, reason)] if not sure else [])]
+    frame = pd.DataFrame({name: _typed(told) for name, told in about.items()}, index=pd.Index(rows))
+    other = pd.DataFrame(index=pd.Index(columns))
+    adata = named(values.T.tocsr(), other, frame) if taken == "genes" else named(values, frame, other)
     return Loaded(adata, "table", notes, {"orientation": taken, "reason": reason})
 
 
-def _parsed(file: io.TextIOWrapper, path: Path) -> _Table:
-    lines = ((number, line) for number, line in enumerate(file, 1) if line.strip() and not line.startswith("#"))
-    head = list(islice(lines, 2))
-    if len(head) < 2:
-        fix = "It needs a line of names and at least one line of counts."
-        raise ReadError("holds no counts", where=str(path), fix=fix)
-    delimiter = max(_DELIMITERS, key=head[1][1].count)  # of those that occur as often, the first
-    header, first = _fields(head[0][1], delimiter), _fields(head[1][1], delimiter)
-    if len(first) < 2:
-        fix = "Separate the values by commas, tabs or semicolons."
-        raise ReadError(
-            "is not a table", where=str(path), value=f"line {head[1][0]} is {head[1][1].strip()[:60]!r}", fix=fix
-        )
-    columns = header if len(header) == len(first) - 1 else header[1:]  # R leaves out the name of the names
-    if all(_is_number(name) for name in columns):
-        fix = "Its first line must name the columns, its first column the rows."
-        raise ReadError("has no line of names", where=str(path), value=f"it begins {header[:3]}", fix=fix)
-    rows: list[str] = []
-    blocks: list[Matrix] = []
-    for block in _blocks(iter([head[1]]), lines):
-        names, values = _numbers(block, delimiter, columns, path)
-        rows += names
-        blocks.append(values)
-    return _Table(sp.vstack(blocks, format="csr"), rows, columns)
+def _said(taken: str, reason: str) -> CelboWarning:
+    """Return the warning of a guess, with what to do if it is wrong."""
+    other = "cells" if taken == "genes" else "genes"
+    fix, flag = (f"Pass {way} if that is wrong." for way in (f"orientation={other!r}", f"--orientation {other}"))
+    return CelboWarning(f"Took the rows as {taken}: {reason}.", fix=fix, flag=flag)
 
 
-def _blocks(first: Iterator[tuple[int, str]], rest: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    block = [*first, *islice(rest, _LINES)]
-    while block:
-        yield block
-        block = list(islice(rest, _LINES))
-
-
-def _fields(line: str, delimiter: str) -> list[str]:
-    return [field.strip() for field in next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter))]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _numbers(block: list[tuple[int, str]], delimiter: str, columns: list[str], path: Path) -> tuple[list[str], Matrix]:
-    """Return the names and the values, (lines, columns) CSR, of some lines."""
-    for number, line in block:
-        n = line.count(delimiter) + 1 if '"' not in line else len(_fields(line, delimiter))
-        if n != len(columns) + 1:
-            value = f"line {number} has {n} fields, the first {len(columns) + 1}"
-            fix = "It is cut short there, or a name holds the separator; write it again."
-            raise ReadError("is not a whole table", where=str(path), value=value, fix=fix)
-    lines = [line for _, line in block]
-    names, dense = _plain_numbers(lines, delimiter) or _any_numbers(lines, delimiter, columns, path)
-    with np.errstate(over="ignore"):
-        narrow = dense.astype(np.float32)
-    return names, sp.csr_matrix(narrow if np.array_equal(narrow, dense, equal_nan=True) else dense)
-
-
-def _plain_numbers(lines: list[str], delimiter: str) -> tuple[list[str], NDArray[np.float64]] | None:
-    """Read lines of a name and numbers, quickly even where they are long; None where there is more to them."""
-    names, rests = [], []
-    for line in lines:
-        name, _, rest = line.partition(f'"{delimiter}' if line.startswith('"') else delimiter)
-        names.append(name.removeprefix('"').strip())
-        rests.append(rest)
-    try:
-        values = np.loadtxt(rests, dtype=np.float64, comments=None, delimiter=delimiter, ndmin=2)
-    except ValueError:
-        return None
-    return (names, values) if len(values) == len(lines) else None  # a line without a number is skipped
-
-
-def _any_numbers(
-    lines: list[str], delimiter: str, columns: list[str], path: Path
-) -> tuple[list[str], NDArray[np.float64]]:
-    """Read lines that may have quotes and gaps."""
-    text = io.StringIO("".join(line if line.endswith("\n") else line + "\n" for line in lines))
-    frame = pd.read_csv(text, sep=delimiter, header=None, dtype={0: str})
-    names = ["" if pd.isna(name) else str(name).strip() for name in frame[0]]
-    values = frame.drop(columns=0)
-    _check_numeric(values, names, columns, path)
-    return names, values.to_numpy(np.float64)
-
-
-def _check_numeric(values: pd.DataFrame, names: list[str], columns: list[str], path: Path) -> None:
-    for at, dtype in enumerate(values.dtypes):
-        if not pd.api.types.is_numeric_dtype(dtype):
-            column = values.iloc[:, at]
-            row = int(np.flatnonzero(pd.to_numeric(column, errors="coerce").isna() & column.notna())[0])
-            value = f"row {names[row][:60]!r}, column {columns[at][:60]!r} is {str(column.iloc[row])[:60]!r}"
-            fix = "Keep one column of names and one line of names; everything else must be numbers."
-            raise ReadError("holds text among the counts", where=str(path), value=value, fix=fix)
-
-
-def _check_row_names(table: _Table, path: Path) -> None:
-    """Refuse a table whose first column can only be counts."""
-    if all(_is_number(name) for name in table.rows) and len(set(table.rows)) < len(table.rows):
+def _named_rows(table: Table, path: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the names of the rows, and the columns of text that are not these names."""
+    about = dict(table.texts)
+    counted = all(is_number(name) for name in table.rows)
+    unique = next((name for name, told in about.items() if len(set(told)) == len(told) and "" not in told), None)
+    if unique is not None and (counted or len(set(table.rows)) < len(table.rows)):
+        rows = about.pop(unique)
+        if table.corner and not numbered(table.rows):
+            about = {table.corner: table.rows, **about}
+        return rows, about
+    gene = table.corner.upper() not in _NO_GENE and _is_known_gene(table.corner)
+    if counted and (len(set(table.rows)) < len(table.rows) or (gene and not numbered(table.rows))):
         value = f"the first column begins {table.rows[:3]}"
         fix = "Its first column must name the rows."
         raise ReadError("has no column of names", where=str(path), value=value, fix=fix)
+    return table.rows, about
+
+
+def _without_annotations(
+    table: Table, taken: str, about: dict[str, list[str]]
+) -> tuple[Matrix, list[str], list[str | CelboWarning]]:
+    """Return the counts and their columns, and move columns of numbers that are no counts into `about`."""
+    known = _OF_A_GENE if taken == "genes" else _OF_A_CELL
+    apart = [at for at, name in enumerate(table.columns) if known.match(name)]
+    if taken == "genes" and len(apart) == 1 and not about:
+        apart = []  # one column called "end" may well be a sample
+    kept = [at for at in range(len(table.columns)) if at not in set(apart)]
+    dense = table.values[:, apart].toarray()
+    for place, at in enumerate(apart):
+        if not table.columns[at].startswith("Unnamed"):
+            about[table.columns[at]] = [f"{value:.15g}" for value in dense[:, place]]
+    named_so = [*table.texts, *(table.columns[at] for at in apart)]
+    slot = "var" if taken == "genes" else "obs"
+    notes: list[str | CelboWarning] = [f"Took {listed(named_so, limit=5)} for {slot}, not counts."] if named_so else []
+    values = table.values[:, kept] if apart else table.values
+    return values, [table.columns[at] for at in kept], notes
+
+
+def _by_symbol(rows: list[str], about: dict[str, list[str]]) -> list[str]:
+    """Return symbols in place of Ensembl identifiers where a column has them; the identifiers go into `gene_ids`."""
+    symbols = next((name for name in about if _SYMBOL_COLUMN.search(name)), None)
+    if symbols is None or _share(rows, _GENE_ID) < 0.5 or _share(about[symbols], _GENE_ID) > 0.5:
+        return rows
+    told = about.pop(symbols)
+    about["gene_ids"] = rows
+    return [symbol or row for symbol, row in zip(told, rows, strict=True)]
+
+
+def _typed(told: list[str]) -> Any:
+    """Return a column of text as truth values or numbers where it holds nothing else."""
+    if {value.lower() for value in told} <= {"true", "false"}:
+        return pd.Series([value.lower() == "true" for value in told]).array
+    numbers = pd.to_numeric(pd.Series(told, dtype=object), errors="coerce")
+    return numbers.array if not numbers.isna().any() else pd.Series(told, dtype=object).array
 
 
 def guess_orientation(rows: list[str], columns: list[str]) -> tuple[Literal["cells", "genes"], str, bool]:
