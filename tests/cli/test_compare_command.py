@@ -96,9 +96,9 @@ def test_the_table_in_short_marks_the_best_and_leaves_gaps() -> None:
     )
     table.attrs["failures"] = {"VASC": "it broke"}
     assert in_short(table).splitlines() == [
-        "method  held-out ll +   ARI +   seconds -",
-        "pca                 -    0.50*        0.2*",
-        "scvi         -1,234.6*   0.50*       30.0",
+        "method  held-out ll +   k-means ARI +   seconds -",
+        "pca                 -            0.50*        0.2*",
+        "scvi         -1,234.6*           0.50*       30.0",
         "",
         "+ more is better, - less is better, * the best",
         "failed: VASC: it broke",

@@ -153,7 +153,8 @@ def test_the_table_agrees_with_the_single_functions(apart):
     assert table.loc["iLISI", "value"] == evaluate.ilisi(x, batch)
     assert table.loc["batch silhouette", "value"] == evaluate.batch_silhouette(x, batch, group)
     assert table.loc["cluster ARI", "value"] == 1.0
-    assert list(table["kind"]) == ["batch"] * 3 + ["biology"] * 6
+    assert table.loc["label purity", "value"] == evaluate.label_purity(x, group).mean
+    assert list(table["kind"]) == ["batch"] * 3 + ["biology"] * 7
 
 
 def test_best_is_what_unequal_batches_can_reach():
@@ -179,7 +180,7 @@ def test_compare_puts_before_and_after_side_by_side(apart):
     x, group = apart
     batch = np.arange(len(x)) % 2
     table = evaluate.compare_latents({"before": x, "after": 2 * x}, batch, group, group)
-    assert list(table.columns) == ["metric", "kind", "before", "after", "best", "meaning"]
+    assert list(table.columns) == ["metric", "kind", "before", "after", "best", "chance", "meaning"]
     rows = table.set_index("metric")
     assert rows.loc["cLISI", "before"] == rows.loc["cLISI", "after"] == pytest.approx(1.0)
     assert np.isnan(rows.loc["cluster ARI", "before"])

@@ -220,7 +220,7 @@ def test_the_reconstruction_and_the_error_on_logs_stand_apart(page: str) -> None
     reconstruction = re.search(r'<td class="([^"]*)" data-value="-400.0">', page)
     assert reconstruction is not None
     assert set(reconstruction[1].split()) == {"number", "first", "apart"}
-    assert "No evidence" in Page(page).words
+    assert "Not evidence" in Page(page).words
     assert "judge by the deviance" in Page(page).words
 
 

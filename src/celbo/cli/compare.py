@@ -24,7 +24,7 @@ _DEFAULT = CompareConfig()
 _SHORT = {
     "log_likelihood": ("held-out ll", 1),
     "mcv_deviance": ("denoising", 3),
-    "ari": ("ARI", 2),
+    "ari": ("k-means ARI", 2),
     "batch_silhouette": ("mixing", 2),
     "seed_overlap": ("other seed", 2),
     "parameter_overlap": ("other par.", 2),

@@ -191,9 +191,9 @@ def _progress(log: LogOptions) -> bool | None:
 
 def _summary(result: RunResult) -> str:
     rows: list[tuple[str, str]] = [("report", str(result.report)), ("seconds", f"{sum(result.seconds.values()):.0f}")]
-    if result.held_out_elbo is not None:
-        rows.append(("held-out ELBO", f"{result.held_out_elbo:.2f} nats per cell"))
+    if result.deviance_explained is not None:
+        rows.append(("explained", f"{result.deviance_explained:.1%} of the deviance of held-out cells' counts"))
     rows.append(("clusters", str(result.adata.obs["leiden"].nunique())))
     if result.ari is not None:
-        rows.append(("ARI", f"{result.ari:.3f} (clusters against the known labels)"))
+        rows.append(("Leiden ARI", f"{result.ari:.3f} (clusters and known labels; 1 is identical, 0 is chance)"))
     return table(rows)

@@ -15,6 +15,7 @@ from celbo.evaluate.denoising import (
     score_held_out,
     split_molecules,
 )
+from celbo.evaluate.deviance import deviance_explained, gene_shares
 from celbo.evaluate.masking import ImputationScores, Masked, imputation_scores, mask_entries, masked_imputation
 from celbo.evaluate.metrics import (
     Agreement,
@@ -33,6 +34,7 @@ from celbo.evaluate.metrics import (
     silhouette,
 )
 from celbo.evaluate.predictive import predictive_check
+from celbo.evaluate.purity import LabelPurity, label_purity
 from celbo.evaluate.stability import neighbour_overlap, procrustes_disparity, stability, stability_summary
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Calibration",
     "HeldOutScores",
     "ImputationScores",
+    "LabelPurity",
     "Masked",
     "MoleculeSplit",
     "ari",
@@ -48,12 +51,15 @@ __all__ = [
     "calibration",
     "clisi",
     "compare_latents",
+    "deviance_explained",
     "gene_mean",
+    "gene_shares",
     "ilisi",
     "imputation_scores",
     "integration_metrics",
     "kmeans_agreement",
     "knn_smoothing",
+    "label_purity",
     "label_silhouette",
     "legacy_poisson",
     "lisi",

@@ -35,25 +35,27 @@ COLUMNS = (
     Column("log_likelihood", "Held-out log-likelihood", "likelihood", "higher",
            "ln p(counts of a cell that no training saw), nats per cell, importance-weighted; a lower bound that rises "
            "with the samples. Continuous densities are scored by the probability of each count's interval. HPF and "
-           "scVI (2018) must find out a cell's total, the others are given it, which is worth some nats."),
+           "scVI (2018) must infer a cell's total; the others are given it, which is worth some nats."),
     Column("reconstruction", "Reconstruction log-likelihood", "likelihood", "higher",
            "Log-likelihood of held-out counts given the code that an autoencoder made of these very counts, "
-           "nats per cell. It is no evidence: it knows what it predicts. Not to be compared with the column before."),
+           "nats per cell. It is not evidence, since the model has seen these counts, and cannot be compared with the "
+           "column before."),
     Column("mcv_deviance", "Denoising: Poisson deviance", "denoising", "lower",
            "Molecular cross-validation: deviance of held-out molecules under the denoised rates, as a share of that of "
            "the gene means (1: no better than each gene's mean)."),
     Column("mcv_mse", "Denoising: MSE on logs", "denoising", "lower",
            "Molecular cross-validation: mean squared error of log-normalised held-out molecules."),
-    Column("ari", "ARI", "clusters", "higher",
-           "Adjusted Rand index of k-means clusters of the representation with the labels: 1 equal, 0 as by chance."),
-    Column("nmi", "NMI", "clusters", "higher",
-           "Normalised mutual information of the same clusters with the labels: 1 equal, 0 unrelated."),
+    Column("ari", "k-means ARI", "clusters", "higher",
+           "Adjusted Rand index of k-means clusters of the representation and the labels: 1 identical, 0 chance. "
+           "The report of a run also has that of its Leiden clusters, which is another number."),
+    Column("nmi", "k-means NMI", "clusters", "higher",
+           "Normalised mutual information of the same clusters and the labels: 1 identical, 0 unrelated."),
     Column("label_silhouette", "Label silhouette", "clusters", "higher",
-           "Silhouette of the labels in the representation, scaled to 0..1: 0.5 no structure."),
+           "Silhouette of the labels in the representation, scaled to 0..1: 1 is far apart, 0.5 is overlapping."),
     Column("batch_silhouette", "Batch silhouette", "batches", "higher",
            "1 - |silhouette of the batches| within labels: 1 mixed, 0 apart (Luecken et al. 2022)."),
     Column("ilisi", "iLISI", "batches", "higher",
-           "Batches in the neighbourhood of a cell, scaled: 0 one batch, 1 all alike (Korsunsky et al. 2019)."),
+           "Effective number of batches around a cell, scaled: 0 is one, 1 is all alike (Korsunsky et al. 2019)."),
     Column("neighbours_kept", "Neighbours kept", "picture", "higher",
            "Share of nearest neighbours in 50 principal components of log-normalised counts that the picture keeps."),
     Column("seed_overlap", "Same under another seed", "picture", "higher",

@@ -10,7 +10,7 @@ Cells whose label or batch is missing (None, NaN, or -1 among integers) are left
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from celbo.errors import InputError
 from celbo.evaluate.neighbours import Codes, Floats, choice, codes_of, coordinates, inverse_simpson, mixing, neighbours
+from celbo.evaluate.purity import LabelPurity, label_purity
 
 __all__ = [
     "Agreement",
@@ -242,6 +243,7 @@ def integration_metrics(
     labels: ArrayLike | None = None,
     clusters: ArrayLike | None = None,
     *,
+    clusters_name: str = "cluster",
     seed: int = 0,
     max_cells: int = 10_000,
 ) -> pd.DataFrame:
@@ -253,26 +255,35 @@ def integration_metrics(
         Coordinates, (cells, dimensions).
     batch, labels, clusters
         A category of each cell, (cells,), or None; with fewer than two categories it is left out.
+    clusters_name
+        What made the clusters, as the names of their two rows begin: "Leiden" gives "Leiden ARI" and "Leiden NMI".
     seed
         Of the subset and of k-means.
     max_cells
-        Above this many cells one random subset is taken for all but the cluster agreement, which bounds the cost.
+        Above this many cells one random subset is taken for all but the label purity, which looks at as many cells but
+        for their neighbours among all, and the agreement of the clusters. This bounds the cost.
 
     Returns
     -------
     Columns metric, kind ("batch", "biology" or "structure"), value, best (what perfect mixing of these batch sizes or
-    perfect separation would give) and meaning.
+    perfect separation would give), chance (what neighbours or clusters drawn at random would give; NaN where no such
+    number is known) and meaning.
     """
     x = coordinates(latent)
     batch, labels, clusters = (_useful(c, len(x)) for c in (batch, labels, clusters))
     chosen = choice(len(x), max_cells, seed)
-    rows: list[tuple[str, float, float]] = []
+    rows: list[_Row] = []
     if batch is not None:
         rows += _batch_rows(x[chosen], batch[chosen], None if labels is None else labels[chosen])
     if labels is not None:
+        has = labels >= 0
+        rows.append(_purity_row(label_purity(x[has], labels[has], max_cells=max_cells, seed=seed)))
         rows += _label_rows(x[chosen], labels[chosen], seed)
     if labels is not None and clusters is not None:
-        rows += [("cluster ARI", ari(labels, clusters), 1.0), ("cluster NMI", nmi(labels, clusters), 1.0)]
+        rows += [
+            _Row(f"{clusters_name} ARI", ari(labels, clusters), 1.0, 0.0),
+            _Row(f"{clusters_name} NMI", nmi(labels, clusters), 1.0),
+        ]
     return _table(rows)
 
 
@@ -282,6 +293,7 @@ def compare_latents(
     labels: ArrayLike | None = None,
     clusters: ArrayLike | None = None,
     *,
+    clusters_name: str = "cluster",
     seed: int = 0,
     max_cells: int = 10_000,
 ) -> pd.DataFrame:
@@ -292,19 +304,17 @@ def compare_latents(
     latents
         Coordinates by name, each (cells, dimensions); the report wants {"before": ..., "after": ...}. The clusters
         are taken to come from the last, which also gets the share of the first one's neighbourhoods that it keeps.
-    batch, labels, clusters, seed, max_cells
+    batch, labels, clusters, clusters_name, seed, max_cells
         As in `integration_metrics`.
 
     Returns
     -------
-    Columns metric, kind, one of each name, best, meaning.
+    Columns metric, kind, one of each name, best, chance, meaning.
     """
     names = list(latents)
+    how: dict[str, Any] = {"clusters_name": clusters_name, "seed": seed, "max_cells": max_cells}
     tables = {
-        n: integration_metrics(
-            latents[n], batch, labels, clusters if n == names[-1] else None, seed=seed, max_cells=max_cells
-        )
-        for n in names
+        n: integration_metrics(latents[n], batch, labels, clusters if n == names[-1] else None, **how) for n in names
     }
     table = tables[names[-1]]
     if len(names) > 1:
@@ -315,7 +325,7 @@ def compare_latents(
             seed=seed,
             max_cells=max_cells,
         )
-        row = _table([("neighbours kept", kept, 1.0)])
+        row = _table([_Row("neighbours kept", kept, 1.0)])
         table = row if table.empty else pd.concat([table, row], ignore_index=True)
     for at, n in enumerate(names[:-1]):
         table.insert(2 + at, n, table["metric"].map(tables[n].set_index("metric")["value"]).astype(float))
@@ -329,24 +339,52 @@ _MEANING: dict[str, tuple[Literal["batch", "biology", "structure"], str]] = {
         "batch",
         "Overlap of batches within each label: 1 is one cloud, low values are shifted clouds.",
     ),
+    "label purity": ("biology", "Mean share of a cell's {k} nearest neighbours that have its own label."),
     "label silhouette": ("biology", "Compactness of the labels: 1 is tight and far apart, 0.5 is overlapping."),
-    "cLISI": ("biology", "Purity of neighbourhoods: 1 means that a cell is surrounded by its own label."),
-    "k-means ARI": ("biology", "Agreement of plain k-means with the labels: 1 is equal, 0 is chance."),
-    "k-means NMI": ("biology", "Information shared by k-means and the labels: 1 is all, 0 is none."),
-    "cluster ARI": ("biology", "Agreement of the clusters with the labels: 1 is equal, 0 is chance."),
-    "cluster NMI": ("biology", "Information shared by the clusters and the labels: 1 is all, 0 is none."),
-    "neighbours kept": ("structure", "Share of a cell's 15 nearest neighbours within its batch that stay neighbours."),
+    "cLISI": (
+        "biology",
+        "Effective number of labels around the median cell, scaled: 1 is one label, 0 is all in equal parts. With many "
+        "labels it is near 1 even where neighbourhoods hold several.",
+    ),
+    "k-means ARI": ("biology", "Agreement of k-means clusters with the labels: 1 is identical, 0 is chance."),
+    "k-means NMI": ("biology", "Information shared by k-means clusters and the labels: 1 is all, 0 is none."),
+    "cluster ARI": ("biology", "Agreement of the {clusters} with the labels: 1 is identical, 0 is chance."),
+    "cluster NMI": ("biology", "Information shared by the {clusters} and the labels: 1 is all, 0 is none."),
+    "neighbours kept": (
+        "structure",
+        "Share of a cell's 15 nearest neighbours within its batch that are the same before and after.",
+    ),
 }
 
 
-def _table(rows: list[tuple[str, float, float]]) -> pd.DataFrame:
+class _Row(NamedTuple):
+    metric: str
+    value: float
+    best: float
+    chance: float = float("nan")
+    n_neighbors: int = 30
+
+
+def _table(rows: list[_Row]) -> pd.DataFrame:
     return pd.DataFrame(
-        [(name, _MEANING[name][0], value, best, _MEANING[name][1]) for name, value, best in rows],
-        columns=["metric", "kind", "value", "best", "meaning"],
-    )
+        [(row.metric, *_kind_and_meaning(row), row.value, row.best, row.chance) for row in rows],
+        columns=["metric", "kind", "meaning", "value", "best", "chance"],
+    )[["metric", "kind", "value", "best", "chance", "meaning"]]
 
 
-def _batch_rows(x: Floats, batch: Codes, labels: Codes | None) -> list[tuple[str, float, float]]:
+def _kind_and_meaning(row: _Row) -> tuple[str, str]:
+    name, _, index = row.metric.rpartition(" ")
+    known = row.metric in _MEANING and name != "cluster"
+    kind, meaning = _MEANING[row.metric if known else f"cluster {index}"]
+    clusters = "clusters" if name == "cluster" else f"{name} clusters"
+    return kind, meaning.replace("{k}", str(row.n_neighbors)).replace("{clusters}", clusters)
+
+
+def _purity_row(found: LabelPurity) -> _Row:
+    return _Row("label purity", found.mean, found.best, found.chance, found.n_neighbors)
+
+
+def _batch_rows(x: Floats, batch: Codes, labels: Codes | None) -> list[_Row]:
     """The three batch metrics from one neighbour search; cells without a batch are dropped."""
     has = batch >= 0
     x, batch, labels = x[has], batch[has], None if labels is None else labels[has]
@@ -357,20 +395,20 @@ def _batch_rows(x: Floats, batch: Codes, labels: Codes | None) -> list[tuple[str
     mixed = _scaled_ilisi(inverse_simpson(distance, around, 30.0, n), n)
     best_mixed = (1 / float((share**2).sum()) - 1) / (n - 1)
     return [
-        ("mixing entropy", mixing(around[:, :50], n), float(-(share * np.log(np.maximum(share, 1e-300))).sum())),
-        ("iLISI", mixed, best_mixed),
-        ("batch silhouette", batch_silhouette(x, batch, labels, max_cells=len(x)), 1.0),
+        _Row("mixing entropy", mixing(around[:, :50], n), float(-(share * np.log(np.maximum(share, 1e-300))).sum())),
+        _Row("iLISI", mixed, best_mixed),
+        _Row("batch silhouette", batch_silhouette(x, batch, labels, max_cells=len(x)), 1.0),
     ]
 
 
-def _label_rows(x: Floats, labels: Codes, seed: int) -> list[tuple[str, float, float]]:
+def _label_rows(x: Floats, labels: Codes, seed: int) -> list[_Row]:
     x, labels = x[labels >= 0], labels[labels >= 0]
     agreement = kmeans_agreement(x, labels, seed=seed, max_cells=len(x))
     return [
-        ("label silhouette", label_silhouette(x, labels, max_cells=len(x)), 1.0),
-        ("cLISI", clisi(x, labels, max_cells=len(x)), 1.0),
-        ("k-means ARI", agreement.ari, 1.0),
-        ("k-means NMI", agreement.nmi, 1.0),
+        _Row("label silhouette", label_silhouette(x, labels, max_cells=len(x)), 1.0),
+        _Row("cLISI", clisi(x, labels, max_cells=len(x)), 1.0),
+        _Row("k-means ARI", agreement.ari, 1.0, 0.0),
+        _Row("k-means NMI", agreement.nmi, 1.0),
     ]
 
 

@@ -42,8 +42,8 @@ def _weights(distance: Floats, perplexity: float) -> Floats:
     return np.asarray(weight / total, dtype=np.float64)
 
 
-def neighbours(x: Floats, k: int) -> tuple[Floats, Codes]:
-    """Distances and positions of each row's k nearest other rows, nearest first; (cells, k) each."""
+def neighbours(x: Floats, k: int, rows: Codes | None = None) -> tuple[Floats, Codes]:
+    """Distances and positions of the k nearest other rows of each row, or of some; nearest first, (rows, k) each."""
     from sklearn.neighbors import NearestNeighbors
 
     k = min(k, len(x) - 1)
@@ -51,7 +51,15 @@ def neighbours(x: Floats, k: int) -> tuple[Floats, Codes]:
         raise InputError(
             "has too few cells for neighbours", where="latent", value=str(len(x)), fix="Give at least two."
         )
-    distance, index = NearestNeighbors(n_neighbors=k).fit(x).kneighbors()  # without an argument: itself left out
+    search = NearestNeighbors(n_neighbors=k).fit(x)
+    if rows is None or len(rows) == len(x):
+        distance, index = search.kneighbors()  # without an argument: itself left out
+    else:
+        distance, index = search.kneighbors(x[rows], k + 1)
+        itself = index == rows[:, None]
+        itself[~itself.any(1), -1] = True  # of many equal rows: others stand for it
+        shape = (len(rows), k)
+        distance, index = distance[~itself].reshape(shape), index[~itself].reshape(shape)
     return np.asarray(distance, np.float64), np.asarray(index, np.int64)
 
 

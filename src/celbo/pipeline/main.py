@@ -36,11 +36,14 @@ class RunResult:
     report: Path
     """The report's page."""
     tables: Mapping[str, pd.DataFrame]
-    """latent, clusters, cells, markers, history and metrics."""
+    """latent, clusters, cells, markers, history and metrics; with known labels label_purity and resolutions."""
+    deviance_explained: float | None
+    """Share of the deviance of held-out cells' counts that the model explains beyond gene means
+    (`celbo.evaluate.deviance_explained`); None where no cell was held out or the model expects no counts."""
     held_out_elbo: float | None
     """Nats per cell (negative); None where no cell was held out."""
     ari: float | None
-    """Adjusted Rand index of the clusters against the known labels; None where there are none."""
+    """Adjusted Rand index of the Leiden clusters and the known labels; None where there are none."""
     seconds: Mapping[str, float]
     """Wall seconds by step."""
 
@@ -180,6 +183,7 @@ def _finish(job: Job[RunConfig], adata: AnnData, model: Model[Any], markers: pd.
         folder=folder.path,
         report=report,
         tables=tables,
+        deviance_explained=None if found.explained is None else found.explained.held_out,
         held_out_elbo=found.held_out_elbo,
         ari=found.ari,
         seconds=job.seconds,

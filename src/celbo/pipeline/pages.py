@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import sparse
 
 from celbo import results
 from celbo.data.obs import column_of
 from celbo.data.symbols import display_names
-from celbo.evaluate import ari, compare_latents, nmi, predictive_check
+from celbo.evaluate import ari, compare_latents, label_purity, nmi, predictive_check
 from celbo.files import atomic_json
 from celbo.models.base import CountModel, Model
 from celbo.pipeline.config import RunConfig, flat, to_toml
+from celbo.pipeline.explained import explained_by
 from celbo.pipeline.quality import CellQuality, cell_quality
+from celbo.pipeline.resolutions import resolutions_tried
 from celbo.pipeline.steps import DOUBLE_DIPPING, Job, counts_of, latent_slot
 from celbo.report.build import Categories, DotPlot, ReportData, top_markers
+from celbo.report.verdict import Explained
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,8 +38,10 @@ _TITLES = {
     "genes": ("Genes", "Genes in the file"),
     "genes_used": ("Genes used", "Genes the model was trained on"),
     "clusters": ("Clusters", "Leiden clusters of the latent space"),
+    "deviance_explained": ("Explained", "Share of the deviance of held-out cells' counts explained beyond gene means"),
     "held_out_elbo": ("ELBO", "Held-out evidence lower bound, nats per cell"),
-    "ari": ("ARI", "Adjusted Rand index of the clusters against the known labels"),
+    "label_purity": ("Label purity", "Mean share of a cell's nearest neighbours that have its known label"),
+    "leiden_ari": ("Leiden ARI", "Adjusted Rand index of the Leiden clusters and the known labels"),
     "ilisi": ("iLISI", "Batch mixing of the latent space, 0 to 1"),
 }
 
@@ -53,6 +59,11 @@ class Found:
     clusters: Categories
     metrics: pd.DataFrame
     """`celbo.evaluate.compare_latents` of the principal components before and the latent space after."""
+    purity: pd.DataFrame | None
+    """`celbo.evaluate.LabelPurity.by_label` of the latent space, with `purity_before`; None without labels."""
+    resolutions: pd.DataFrame | None
+    """`celbo.pipeline.resolutions.resolutions_tried`."""
+    explained: Explained | None
     held_out_elbo: float | None
     ari: float | None
     nmi: float | None
@@ -75,7 +86,10 @@ class Found:
             batch=batch,
             labels=labels,
             clusters=clusters,
-            metrics=compare_latents(spaces, *codes, seed=config.seed),
+            metrics=compare_latents(spaces, *codes, clusters_name="Leiden", seed=config.seed),
+            purity=_purity(spaces, labels, config.seed),
+            resolutions=_resolutions(adata, labels, config),
+            explained=explained_by(model, seed=config.seed),
             held_out_elbo=_held_out_elbo(model),
             ari=None if labels is None else ari(labels.codes, clusters.codes),
             nmi=None if labels is None else nmi(labels.codes, clusters.codes),
@@ -89,17 +103,20 @@ class Found:
 
     def numbers(self) -> dict[str, float | int]:
         """Return the few numbers that tell runs apart; those that there are."""
-        mixing = self.metrics.set_index("metric")["after"].get("iLISI")
+        after = self.metrics.set_index("metric")["after"]
         numbers: dict[str, float | int | None] = {
             "cells": self.adata.n_obs,
             "genes": self.adata.n_vars,
             "genes_used": self.n_used,
             "clusters": len(self.clusters.names),
+            "deviance_explained": None if self.explained is None else self.explained.held_out,
             "held_out_elbo": self.held_out_elbo,
-            "ari": self.ari,
-            "ilisi": None if mixing is None else float(mixing),
+            "label_purity": after.get("label purity"),
+            "leiden_ari": self.ari,
+            "ilisi": after.get("iLISI"),
         }
-        return {name: value for name, value in numbers.items() if value is not None and np.isfinite(value)}
+        there = {name: value for name, value in numbers.items() if value is not None and np.isfinite(value)}
+        return {name: value if isinstance(value, int) else float(value) for name, value in there.items()}
 
     def note(self, command: str) -> None:
         """Write into `uns["celbo"]` what made the result."""
@@ -118,6 +135,25 @@ def _held_out_elbo(model: Model[Any]) -> float | None:
     """Return the bound of the held-out cells, where there are such and the model has one."""
     held_out, ask = model.validation_indices, getattr(model, "get_elbo", None)
     return None if ask is None or not len(held_out) else float(ask(indices=held_out))
+
+
+def _purity(
+    spaces: Mapping[str, NDArray[np.floating[Any]]], labels: Categories | None, seed: int
+) -> pd.DataFrame | None:
+    """Return the label purity by label of the space after, beside that before; the rarest label last."""
+    if labels is None or len(labels.names) < 2:
+        return None
+    names = np.array([*labels.names, None], object)[labels.codes]
+    before, after = (label_purity(spaces[space], names, seed=seed).by_label for space in ("before", "after"))
+    after.insert(1, "purity_before", before["purity"])
+    return after.sort_values("cells", ascending=False, kind="stable")
+
+
+def _resolutions(adata: AnnData, labels: Categories | None, config: RunConfig) -> pd.DataFrame | None:
+    if labels is None:
+        return None
+    graph = sparse.csr_matrix(adata.obsp["connectivities"])
+    return resolutions_tried(graph, labels.codes, resolution=config.graph.resolution, seed=config.seed)
 
 
 def known_labels(title: str, column: pd.Series[Any]) -> Categories:
@@ -145,6 +181,7 @@ def tables_of(found: Found) -> dict[str, pd.DataFrame]:
         "markers": _with_symbols(found.markers, adata),
         "history": found.model.history,
         "metrics": _metrics_table(found),
+        **{name: table for name, table in _label_tables(found).items() if table is not None},
     }
 
 
@@ -164,9 +201,22 @@ def _with_symbols(markers: pd.DataFrame, adata: AnnData) -> pd.DataFrame:
     return table
 
 
+def _label_tables(found: Found) -> dict[str, pd.DataFrame | None]:
+    """Return what there is where labels are known."""
+    tried = found.resolutions
+    return {
+        "label_purity": found.purity,
+        "resolutions": None if tried is None else tried.set_index("resolution"),
+    }
+
+
 def _metrics_table(found: Found) -> pd.DataFrame:
-    """Return the metrics of the two spaces, with the held-out ELBO."""
+    """Return the metrics of the two spaces, with those of the model on held-out cells."""
     table = found.metrics.copy()
+    if found.explained is not None:
+        meaning = "Share of the Poisson deviance of held-out cells' counts explained beyond gene means and cell totals."
+        row = {"metric": "deviance explained", "kind": "model", "after": found.explained.held_out, "best": 1.0}
+        table.loc[len(table)] = pd.Series({**row, "chance": 0.0, "meaning": meaning})
     if found.held_out_elbo is not None:
         meaning = "Evidence lower bound of the held-out cells, nats per cell; higher is better."
         row = {"metric": "held-out ELBO", "kind": "model", "after": found.held_out_elbo, "meaning": meaning}
@@ -215,6 +265,9 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
             f"After ({NAMES.get(config.model, config.model)})": adata.obsm["X_umap"],
         },
         metrics=found.metrics,
+        purity=found.purity,
+        resolutions=found.resolutions,
+        explained=found.explained,
         ari=found.ari,
         nmi=found.nmi,
         predictive=_predictive(model, config.seed) if isinstance(model, CountModel) else None,

@@ -29,8 +29,8 @@ _GROUPS = {
     "cost": "Costs",
 }
 _APART = {
-    "reconstruction": "It knows the counts that it predicts, so it is no evidence: it is not ranked, and not to be "
-    "compared with the held-out log-likelihood.",
+    "reconstruction": "The model has seen the counts that it predicts, so this is not evidence: it is not ranked, and "
+    "cannot be compared with the held-out log-likelihood.",
     "mcv_mse": "It is biased where counts are few, so it is not ranked: judge by the deviance.",
 }
 """Columns that are shown and not ranked, and why."""
@@ -39,8 +39,8 @@ _SHORT = {
     "reconstruction": ("Recon\u00adstruction", 1),
     "mcv_deviance": ("Deviance", 3),
     "mcv_mse": ("Error on logs", 3),
-    "ari": ("ARI", 2),
-    "nmi": ("NMI", 2),
+    "ari": ("k-means ARI", 2),
+    "nmi": ("k-means NMI", 2),
     "label_silhouette": ("Silhou\u00adette", 2),
     "batch_silhouette": ("Silhou\u00adette", 2),
     "ilisi": ("iLISI", 2),
@@ -193,7 +193,7 @@ class _Table:
 
 
 def _group(column: Column) -> str:
-    return "No evidence" if column.name == "reconstruction" else _GROUPS[column.group]
+    return "Not evidence" if column.name == "reconstruction" else _GROUPS[column.group]
 
 
 def _letter(i: int) -> str:

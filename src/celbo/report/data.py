@@ -14,6 +14,7 @@ from scipy import sparse
 
 from celbo.errors import InputError
 from celbo.plots.compared import top_genes
+from celbo.report.verdict import Explained
 
 __all__ = ["Categories", "ClusterName", "DotPlot", "ReportData", "cluster_names", "is_known", "top_markers"]
 
@@ -259,9 +260,15 @@ class ReportData:
     """Two-dimensional maps by title, each (cells, 2), in the order to show: {"Before (PCA)": ..., "After (scVI)": ...}.
     Each one a UMAP: of the principal components, and of the latent space."""
     metrics: pd.DataFrame | None = None
-    """`celbo.evaluate.compare_latents(...)`: columns metric, kind, before, after, meaning."""
+    """`celbo.evaluate.compare_latents(...)`: columns metric, kind, before, after, best, chance, meaning."""
+    purity: pd.DataFrame | None = None
+    """`celbo.evaluate.label_purity(...).by_label`, and where there is a space before, `purity_before`."""
+    resolutions: pd.DataFrame | None = None
+    """Clusters that were tried: resolution, clusters, ari, ari_other_seed, chosen."""
+    explained: Explained | None = None
+    """Share of the deviance of counts explained, of held-out and of training cells."""
     ari: float | None = None
-    """Adjusted Rand index of the clusters against the labels."""
+    """Adjusted Rand index of the Leiden clusters and the labels."""
     nmi: float | None = None
     """Normalised mutual information of the clusters and the labels."""
     predictive: pd.DataFrame | None = None

@@ -17,6 +17,7 @@ from celbo.report.data import Categories, ReportData
 from celbo.report.figures import MAX_POINTS, drawn_cells, inline_svg, map_svg
 from celbo.report.markup import card, facts, legend, missing, number, palette_of, section, sizes, strip, text
 from celbo.report.provenance import provenance
+from celbo.report.purity_table import purity_table
 from celbo.report.quality import quality_section
 from celbo.report.table import marker_panel
 from celbo.report.verdict import Verdict
@@ -43,24 +44,28 @@ def sections(data: ReportData) -> str:
 
 
 def key_numbers(data: ReportData) -> str:
-    """Return the four or five numbers of the header."""
+    """Return the few numbers of the header."""
     items = [
         ("cells", f"{data.n_cells:,}", _batches_word(data)),
         ("genes modelled", f"{data.n_genes_used:,}", f"of {data.n_genes:,} in the file"),
     ]
-    if data.held_out_elbo is not None:
-        items.append(("held-out ELBO", number(data.held_out_elbo, 1), "nats per cell"))
+    if data.explained is not None:
+        cells = f"{data.explained.n_held_out:,} held-out cell{'s' * (data.explained.n_held_out != 1)}"
+        items.append(("deviance explained", _percent(data.explained.held_out), f"of the counts of {cells}"))
     if data.clusters is not None:
         found = len(data.clusters.names)
         labels = f"{len(data.labels.names)} known labels" if data.labels is not None else "no known labels"
         items.append(("clusters", f"{found}", labels))
+    pure = _metric(data.metrics, "label purity")
+    if pure is not None:
+        items.append(("label purity", _percent(pure), "of a cell's nearest neighbours have its label"))
     if data.ari is not None:
-        items.append(("ARI", number(data.ari), "1 is equal to the labels"))
+        items.append(("Leiden ARI", number(data.ari), "1 is identical to the labels, 0 is chance"))
     elif data.seconds:
         items.append(("time", _duration(sum(data.seconds.values())), "from file to report"))
     return "\n".join(
         f'<div><dt>{title}</dt><dd class="big">{value}</dd><dd class="more">{more}</dd></div>'
-        for title, value, more in items[:5]
+        for title, value, more in items
     )
 
 
@@ -74,8 +79,8 @@ def in_short(data: ReportData) -> str:
         ("data", "Data", look),
         ("training", "Training", None if data.history is None else _training_verdict(data)),
         ("integration", "Batches", verdict.mixing(data.metrics)),
-        ("integration", "Cell types", verdict.biology(data.metrics)),
-        ("fit", "Model fit", verdict.fit(data.predictive, data.n_cells)),
+        ("integration", "Labels", _biology(data)),
+        ("fit", "Model fit", _fit(data)),
     ]
     lines = "".join(
         f'<li><a href="#{key}">{title}</a><span class="badge {v.level}">{text(v.word)}</span>'
@@ -183,32 +188,34 @@ def integration(data: ReportData) -> str:
     body: list[str] = []
     table = data.metrics
     if table is None or table.empty:
-        body.append(missing("Nothing to compare: this needs at least two batches, or known labels."))
+        body.append(missing("There is nothing to compare: this needs at least two batches or two known labels."))
     else:
-        body += [strip(v) for v in (verdict.mixing(table), verdict.biology(table)) if v is not None]
+        body += [strip(v) for v in (verdict.mixing(table), _biology(data)) if v is not None]
         key = '<i class="key"></i>before<i class="key full"></i>after' if "before" in table else ""
         body.append(
             f'<div class="card"><table class="metrics"><tr><th></th><th>{key}</th><th class="value">before</th>'
             f'<th class="value">after</th><th>reading</th></tr>{"".join(_metric_rows(table))}</table></div>'
         )
+        body.append(purity_table(data.purity))
         lacking = set(_KINDS) - set(table["kind"])
         words = {
             "batch": "With one batch there is no mixing to measure.",
-            "biology": "Without labels, nothing is known to keep apart.",
+            "biology": "Without known labels there is nothing to compare neighbourhoods with.",
         }
         body += [missing(sentence) for kind, sentence in words.items() if kind in lacking]
     return section(
         "integration",
         "Do batches mix and labels separate?" if not _few(data.batch) else "Do the known labels separate?",
         see="Numbers between two ends: the bar starts at the worst value and ends at the best that these cells allow.",
-        look="Filled dots far to the right, in every group. Mixing that costs the labels is no gain.",
+        look="Filled dots far to the right, in every group. If batches mix but labels blur, the model has removed "
+        "differences between cell types along with those between batches.",
         body=body,
     )
 
 
 def fit(data: ReportData) -> str:
     """Return the section of the posterior predictive check."""
-    judged = verdict.fit(data.predictive, data.n_cells)
+    judged = _fit(data)
     body: list[str] = []
     if data.predictive is None or judged is None:
         body.append(missing("No posterior predictive check was made."))
@@ -282,7 +289,32 @@ def genes(data: ReportData) -> str:
 
 
 def _training_verdict(data: ReportData) -> Verdict:
-    return verdict.training(data.history, stopped=data.stopped, best_epoch=data.best_epoch)
+    return verdict.training(
+        data.history,
+        stopped=data.stopped,
+        best_epoch=data.best_epoch,
+        explained=data.explained,
+        n_cells=data.n_cells,
+    )
+
+
+def _biology(data: ReportData) -> Verdict | None:
+    return verdict.biology(data.metrics, data.purity, data.resolutions)
+
+
+def _fit(data: ReportData) -> Verdict | None:
+    return verdict.fit(data.predictive, data.n_cells, explained=data.explained)
+
+
+def _metric(table: pd.DataFrame | None, metric: str) -> float | None:
+    """Return a metric of the latent space; None where there is none."""
+    if table is None or table.empty or metric not in set(table["metric"]):
+        return None
+    return float(table.set_index("metric")["after"].to_dict()[metric])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%".replace("-", "−")
 
 
 def _chart(title: str, body: str) -> str:
@@ -380,10 +412,12 @@ def _metric_rows(table: pd.DataFrame) -> Iterator[str]:
         for _, row in rows.iterrows():
             after, best = float(row["after"]), float(row["best"])
             before = float(row["before"]) if "before" in row and pd.notna(row["before"]) else float("nan")
-            level = verdict.metric_level(str(row["metric"]), after, best)
+            chance = float(row["chance"]) if "chance" in row and pd.notna(row["chance"]) else 0.0
+            level = verdict.metric_level(str(row["metric"]), after, best, chance)
+            by_chance = f" By chance: {number(chance)}." if chance > 0 else ""
             badge = f'<span class="badge {level}">{words[level]}</span>' if level in words else ""
             yield (
-                f"<tr><td><b>{text(row['metric'])}</b><span>{text(row['meaning'], 300)}</span></td>"
+                f"<tr><td><b>{text(row['metric'])}</b><span>{text(row['meaning'], 300)}{by_chance}</span></td>"
                 f'<td>{_track(before, after, best)}</td><td class="value">{number(before)}</td>'
                 f'<td class="value"><b>{number(after)}</b></td>'
                 f"<td>{badge}</td></tr>"
