@@ -34,6 +34,7 @@ _WHERE = {
     "compare": "celbo.pipeline.compare",
     "select_genes": "celbo.data.genes",
     "filter_cells": "celbo.data.genes",
+    "round_counts": "celbo.data.decimals",
     "datasets": "celbo.data.datasets",
     "load": "celbo.models.store",
     "Autoencoder": "celbo.models.autoencoder",

@@ -10,6 +10,7 @@ log-transformed; pass layer='counts'.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,8 +33,10 @@ __all__ = [
     "in_flags",
     "listed",
     "nearest",
+    "tells_flags",
 ]
 
+_KEY = re.compile(r"(batch|labels|size_factor|categorical_covariate|continuous_covariate)_keys?(?= |$)")
 _IN_FLAGS = ContextVar("in_flags", default=False)
 
 
@@ -50,8 +53,24 @@ def in_flags() -> Iterator[None]:
         _IN_FLAGS.reset(token)
 
 
+def tells_flags() -> bool:
+    """Return whether what is shown now is for a user of the command line."""
+    return _IN_FLAGS.get()
+
+
 def _for_asker(fix: str, flag: str) -> str:
     return flag if flag and _IN_FLAGS.get() else fix
+
+
+def _place(where: str) -> str:
+    """Return a place as the asker writes it: a user of the command line has no `adata`, and gives keys as flags."""
+    if not _IN_FLAGS.get():
+        return where
+    key = _KEY.match(where)
+    if key is None:
+        return where.replace("adata.", "")
+    plural = "s" if key[0].endswith("covariate_key") else ""
+    return f"--{key[0].replace('_', '-')}{plural}{where[key.end() :]}"
 
 
 class CelboError(Exception):
@@ -80,7 +99,8 @@ class CelboError(Exception):
         return self._told(_for_asker(self.fix, self.flag))
 
     def _told(self, fix: str) -> str:
-        sentence = f"{self.where} {self.what}".strip()
+        what = self.what.replace("adata.", "") if _IN_FLAGS.get() else self.what
+        sentence = f"{_place(self.where)} {what}".strip()
         if self.value:
             sentence += f": {self.value}"
         sentence = sentence if sentence.endswith((".", "!", "?")) else sentence + "."

@@ -51,7 +51,7 @@ def _(folder: Path) -> object:
     return checked(adata)
 
 
-@case(MATRICES, "normalised counts", CountsError, "It looks normalised; pass layer='raw'")
+@case(MATRICES, "normalised counts", CountsError, "It looks normalised to 10,000 a cell; pass layer='raw'")
 def _(folder: Path) -> object:
     adata = cells(counts() / counts().sum(1, keepdims=True) * 1e4)
     adata.raw = cells()
@@ -117,23 +117,27 @@ def _(folder: Path) -> object:
     return checked(cells(matrix))
 
 
-@case(MATRICES, "genes without a count", CelboWarning, "2 of 6: 'GENE1', 'GENE5'")
+@case(MATRICES, "a set of genes that one batch lacks", CelboWarning, "'a' lacks 12 of the 30 genes expected there")
 def _(folder: Path) -> object:
-    matrix = counts()
-    matrix[:, [1, 5]] = 0
-    return checked(cells(matrix))
+    matrix = np.random.default_rng(0).poisson(20.0, (12, 30))
+    matrix[:6, :12] = 0
+    genes = pd.DataFrame(index=[f"GENE{i}" for i in range(30)])
+    obs = pd.DataFrame({"batch": ["a"] * 6 + ["b"] * 6}, index=[f"cell{i}" for i in range(12)])
+    return checked(AnnData(sp.csr_matrix(matrix), obs=obs, var=genes), batch_key="batch")
 
 
-@case(
-    MATRICES,
-    "a gene that one batch lacks",
-    CelboWarning,
-    "all zero in one batch but not in the others: 1 of 6: 'GENE1'",
-)
+@case(MATRICES, "unfiltered droplets", CelboWarning, "looks like unfiltered droplets: 400 of 440 barcodes")
 def _(folder: Path) -> object:
-    matrix = counts()
-    matrix[:6, 1] = 0
-    return checked(cells(matrix, batch=["a"] * 6 + ["b"] * 6), batch_key="batch")
+    rng = np.random.default_rng(0)
+    matrix = np.vstack([rng.poisson(0.1, (400, 30)), rng.poisson(20.0, (40, 30))])
+    matrix[:, 0] += 1
+    return checked(AnnData(sp.csr_matrix(matrix), var=pd.DataFrame(index=[f"GENE{i}" for i in range(30)])))
+
+
+@case(MATRICES, "counts corrected for ambient RNA", CountsError, "corrected for ambient RNA (SoupX, decontX)")
+def _(folder: Path) -> object:
+    rng = np.random.default_rng(0)
+    return checked(cells((counts() + 30) * rng.uniform(0.5, 1.0, (12, 6))))
 
 
 @case(MATRICES, "no cells", CountsError, "holds no cells")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from celbo.cli.options import LogOptions, Switch, logged
 from celbo.data.check import check as check_data
-from celbo.data.read import read
 from celbo.data.schema import DataKeys
 from celbo.errors import OptionError
 
@@ -17,8 +18,12 @@ __all__ = ["check"]
 _NO_KEYS = DataKeys()
 
 
-def check(*data: str, keys: Annotated[DataKeys, Parameter(name="*")] = _NO_KEYS) -> int:
-    """Tell what is in a file, whether it is counts, what is wrong, and which keys to use.
+def check(
+    *data: str,
+    keys: Annotated[DataKeys, Parameter(name="*")] = _NO_KEYS,
+    as_json: Annotated[Switch, Parameter(name="--json")] = False,
+) -> int:
+    """Tell what is in a file, whether it is counts, what is wrong, and the command to run.
 
     Every value is looked at. The exit code is 3 where a model cannot be trained on the data as they are.
 
@@ -28,9 +33,13 @@ def check(*data: str, keys: Annotated[DataKeys, Parameter(name="*")] = _NO_KEYS)
         Files of counts: .h5ad, .zarr, .h5mu, 10x .h5, 10x mtx folder, .loom, .csv, .tsv. Several are joined.
     keys
         See `DataKeys`.
+    as_json
+        Print one JSON object, for programs to read: ok, n_cells, n_genes, batches, labels, findings, options,
+        command, forecast, ...
     """
     if not data:
         raise OptionError("are missing", where="the data", fix="Name at least one file of counts.")
-    found = check_data(data[0] if len(data) == 1 else read(list(data)), **asdict(keys))
-    print(found)
+    with logged(LogOptions(quiet=True)):
+        found = check_data(list(data), **asdict(keys))
+    print(json.dumps(found.to_dict(), indent=2) if as_json else found)
     return 0 if found.ok else 3

@@ -14,6 +14,7 @@ from anndata import AnnData
 from celbo.data.check import count_matrix_of, require
 from celbo.data.columns import UNLABELLED, category_codes, numeric_values
 from celbo.data.counts import CountMatrix
+from celbo.data.decimals import rounded
 from celbo.data.minibatch import Minibatch
 from celbo.data.schema import DataKeys, Schema
 from celbo.errors import CategoryError, CountsError, GenesError, SchemaError, listed
@@ -111,6 +112,8 @@ def open_anndata(adata: Any, keys: DataKeys, *, schema: Schema | None = None, re
         keys = _without_absent(keys, schema, adata.obs)
     require(adata, keys, require_counts=require_counts)
     matrix, genes = count_matrix_of(adata, keys.layer)
+    if keys.round_counts:
+        matrix = rounded(matrix)
     names = tuple(genes)
     if schema is None:
         schema = _schema_of(adata.obs, names, keys)
@@ -169,6 +172,7 @@ def _without_absent(keys: DataKeys, schema: Schema, obs: pd.DataFrame) -> DataKe
         size_factor_key=keys.size_factor_key,
         categorical_covariate_keys=keys.categorical_covariate_keys,
         continuous_covariate_keys=keys.continuous_covariate_keys,
+        round_counts=keys.round_counts,
     )
 
 

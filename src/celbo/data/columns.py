@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +22,8 @@ __all__ = [
     "category_name",
     "check_columns",
     "check_keys",
+    "n_unlabelled",
+    "names_conditions",
     "numeric_values",
     "suggested",
 ]
@@ -39,6 +41,14 @@ _LABEL_LIKE = re.compile(
     r"|lineage|bulk",
     re.IGNORECASE,
 )
+_BATCH_FIRST = re.compile(r"^batch", re.IGNORECASE)
+_LABEL_FIRST = re.compile(r"cell_?(type|label)|annot", re.IGNORECASE)
+_CONDITION = re.compile(
+    r"\b(ctrl|control|stim|stimulated|unstim|treated|untreated|vehicle|dmso|wt|ko|wild ?type|knock ?out|mutant|case"
+    r"|healthy|diseased?|normal|tumou?r|cancer|infected|uninfected|mock|pre|post|before|after|young|old|aged)\d*\b",
+    re.IGNORECASE,
+)
+_UNKNOWN = re.compile(r"unlabel+ed|unknown|unassigned|undefined|nan|na|n/a|none|<na>|null|", re.IGNORECASE)
 _LOOKS_MISSING = {"", "nan", "na", "n/a", "none", "<na>", "null"}
 
 
@@ -133,8 +143,11 @@ def _check_key(adata: AnnData, role: str, key: object) -> Finding | None:
     where = f"{role} {key!r}"
     if n > 1:
         return error(SchemaError, f"names {n} columns of adata.obs", where=where, fix="Rename or drop all but one.")
-    fix = nearest(key, [str(name) for name in adata.obs.columns]) if len(adata.obs.columns) else "adata.obs is empty."
-    return error(SchemaError, "is not a column of adata.obs", where=where, fix=fix)
+    columns = [str(name) for name in adata.obs.columns]
+    fix, flag = "adata.obs is empty.", "The data hold no columns of obs."
+    if columns:
+        fix = flag = nearest(key, columns)
+    return error(SchemaError, "is not a column of adata.obs", where=where, fix=fix, flag=flag)
 
 
 def check_columns(adata: AnnData, keys: DataKeys) -> list[Finding]:
@@ -165,8 +178,12 @@ def _check_batch(where: str, column: pd.Series[Any]) -> Iterable[Finding]:
     sizes = np.bincount(codes, minlength=len(names))
     if len(names) > max(2, len(column) / 2):
         fix = "A batch is a group of cells measured together; pass the column that names it, or none."
-        value = f"{len(names):,} batches in {len(column):,} cells"
-        yield warning(SchemaError, "looks like an identifier of cells, not a batch", where=where, value=value, fix=fix)
+        flag = "A batch is a group of cells measured together; name the column that says it, or leave --batch-key out."
+        value, what = (
+            f"{len(names):,} batches in {len(column):,} cells",
+            "looks like an identifier of cells, not a batch",
+        )
+        yield warning(SchemaError, what, where=where, value=value, fix=fix, flag=flag)
     elif (sizes < SMALLEST_BATCH).any():
         small = [f"{names[i]!r} ({sizes[i]})" for i in np.flatnonzero(sizes < SMALLEST_BATCH)]
         value = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
@@ -201,7 +218,8 @@ def _check_categories(where: str, column: pd.Series[Any]) -> Iterable[Finding]:
     if absent.any():
         value = f"{absent.sum():,} of {absent.size:,} cells, the first is {_cell(column, absent)}"
         fix = f"Fill them, or remove these cells: adata = adata[adata.obs[{column.name!r}].notna()].copy()."
-        yield error(SchemaError, "has missing values", where=where, value=value, fix=fix)
+        flag = "Fill them in the file, or give a file without these cells."
+        yield error(SchemaError, "has missing values", where=where, value=value, fix=fix, flag=flag)
         return
     yield from _check_category_values(where, column)
 
@@ -217,7 +235,8 @@ def _check_category_values(where: str, column: pd.Series[Any]) -> Iterable[Findi
     same = [text for text, n in Counter(category_name(value) for value in distinct).items() if n > 1]
     if same:
         fix = f"Make it text: adata.obs[{column.name!r}] = adata.obs[{column.name!r}].astype(str)."
-        yield error(SchemaError, "holds different values that read the same", where=where, value=listed(same), fix=fix)
+        flag, what = "Write the column of the file as text.", "holds different values that read the same"
+        yield error(SchemaError, what, where=where, value=listed(same), fix=fix, flag=flag)
     missing = [value for value in distinct if str(value).strip().lower() in _LOOKS_MISSING]
     if missing:
         fix = "They are treated as a category of that name."
@@ -231,7 +250,8 @@ def _check_numbers(where: str, column: pd.Series[Any]) -> Iterable[Finding]:
     if values is None:
         value = f"{_cell(column, np.ones(len(column), bool))} is {column.iloc[0]!r}" if len(column) else ""
         fix = "Make it numeric, or pass it in categorical_covariate_keys if it names groups."
-        yield error(SchemaError, "does not hold numbers", where=where, value=value, fix=fix)
+        flag = "If it names groups, give it to --categorical-covariate-keys."
+        yield error(SchemaError, "does not hold numbers", where=where, value=value, fix=fix, flag=flag)
         return
     with np.errstate(over="ignore"):
         bad = ~np.isfinite(values.astype(np.float32))
@@ -258,9 +278,27 @@ def _cell(column: pd.Series[Any], chosen: NDArray[np.bool_]) -> str:
 
 
 def suggested(adata: AnnData, *, like: str) -> tuple[str, ...]:
-    """Return the columns of `obs` whose name and values look like `like`: "batch" or "label"."""
-    pattern = _BATCH_LIKE if like == "batch" else _LABEL_LIKE
-    return tuple(str(n) for n in adata.obs.columns if pattern.search(str(n)) and _could_be_groups(adata.obs[n]))
+    """Return the columns of `obs` whose name and values look like `like`: "batch" or "label"; the likeliest first."""
+    pattern, first = (_BATCH_LIKE, _BATCH_FIRST) if like == "batch" else (_LABEL_LIKE, _LABEL_FIRST)
+    found = [str(n) for n in adata.obs.columns if pattern.search(str(n)) and _could_be_groups(adata.obs[n])]
+    return tuple(sorted(found, key=lambda name: first.search(name) is None))  # else in the order of the columns
+
+
+def names_conditions(batches: Sequence[str]) -> bool:
+    """Return whether each batch has a condition in its name, such as a treatment, and not all the same."""
+    found = [_CONDITION.findall(re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", name)) for name in batches]
+    return all(found) and len({word.lower() for words in found for word in words}) > 1
+
+
+def n_unlabelled(labels: Mapping[str, int]) -> int:
+    """Return how many cells have a label that says that it is not known.
+
+    Parameters
+    ----------
+    labels
+        Cells of each label.
+    """
+    return sum(n for name, n in labels.items() if _UNKNOWN.fullmatch(name.strip()))
 
 
 def _could_be_groups(column: pd.Series[Any] | pd.DataFrame) -> bool:

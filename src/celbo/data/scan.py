@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "BadValues", "Kind", "Matrix", "Scan", "check_sparse", "is_sparse", "looks_like", "scan_matrix"]
+__all__ = ["KINDS", "BadValues", "Kind", "Matrix", "Scan", "check_sparse", "is_sparse", "scan_matrix"]
 
 Matrix: TypeAlias = Any  # a scipy CSR or CSC matrix, or a NumPy array, of shape (cells, genes)
 Kind = Literal["nan", "inf", "negative", "fractional", "large"]
@@ -82,6 +82,8 @@ class Scan:
     """By kind, the values that are not counts."""
     totals: NDArray[np.float64]
     """Sum of each cell; (cells,) counts."""
+    gene_totals: NDArray[np.float64]
+    """Sum of each gene; (genes,) counts."""
     detected: NDArray[np.bool_]
     """Whether a gene is non-zero anywhere in a group of cells; (groups, genes)."""
     occupied: NDArray[np.bool_]
@@ -99,13 +101,14 @@ class _Tally:
         self.detected = np.zeros((n_groups if told_apart else 1, shape[1]), bool)
         self.occupied = np.zeros(shape[0], bool)
         self.totals = np.zeros(shape[0])
+        self.gene_totals = np.zeros(shape[1])
         self.lock = Lock()
 
     def add(self, block: _Block) -> None:
         """Add non-zero values to their cells and set the flags of their positions."""
         first = int(block.cells.min())
         sums = np.bincount(block.cells - first, weights=block.values)
-        self._add_sums(first, sums.astype(np.float64, copy=False))
+        self._add_sums(first, sums.astype(np.float64, copy=False), block)
         self.occupied[block.cells] = True  # no lock: every thread writes the same True
         flat = block.genes if self.offsets is None else self.offsets[block.cells] + block.genes
         self.detected.reshape(-1)[flat] = True
@@ -116,7 +119,7 @@ class _Tally:
         starts = run.lengths.cumsum() - run.lengths
         sums = np.zeros(run.lengths.size)
         sums[held] = np.add.reduceat(run.values, starts[held], dtype=np.float64)
-        self._add_sums(run.first, sums)
+        self._add_sums(run.first, sums, run)
         self.occupied[run.first + held] = True
         flat: NDArray[Any] = run.genes
         if self.offsets is not None:
@@ -124,9 +127,11 @@ class _Tally:
             flat += run.genes
         self.detected.reshape(-1)[flat] = True
 
-    def _add_sums(self, first: int, sums: NDArray[np.float64]) -> None:
+    def _add_sums(self, first: int, sums: NDArray[np.float64], part: _Block | _Run) -> None:
+        by_gene = np.bincount(part.genes, weights=part.values, minlength=self.gene_totals.size)
         with self.lock:
             self.totals[first : first + sums.size] += sums
+            self.gene_totals += by_gene
 
 
 _Reader = Callable[[], _Block | _Run]
@@ -172,7 +177,7 @@ def scan_matrix(matrix: Matrix, *, groups: NDArray[np.int64] | None = None, n_gr
         largest = max(largest, part.largest)
         for kind, found in part.bad.items():
             bad[kind] = _joined(bad[kind], found) if kind in bad else found
-    return Scan(n_nonzero, bad, tally.totals, tally.detected, tally.occupied, largest)
+    return Scan(n_nonzero, bad, tally.totals, tally.gene_totals, tally.detected, tally.occupied, largest)
 
 
 def _in_threads(work: Callable[[_Reader], _Part], blocks: list[_Reader]) -> Iterable[_Part]:
@@ -289,44 +294,3 @@ def _are_counts(values: NDArray[Any]) -> NDArray[np.bool_]:
 def _kinds_of(values: NDArray[Any]) -> NDArray[np.int64]:
     """Return the position in `KINDS` of values that are not counts."""
     return np.select([np.isnan(values), np.isinf(values), values < 0, np.floor(values) != values], [0, 1, 2, 3], 4)
-
-
-def looks_like(matrix: Matrix, largest: float, *, negative: bool) -> Literal["log", "normalised", "scaled", ""]:
-    """Guess what was done to counts that are no longer counts, from 200 of their cells.
-
-    Once a logarithm is undone there are whole numbers; or the values of a cell are whole multiples of its count of one;
-    or the cells share one total.
-    """
-    if negative:
-        return "scaled"
-    rows = _some_cells(matrix)
-    with np.errstate(all="ignore"):
-        undone = [[np.expm1(row) for row in rows], [np.exp2(row) - 1 for row in rows]]
-        if largest < 20 and any(_were_counts(each) for each in undone):
-            return "log"
-        return "normalised" if _were_counts(rows) else ""
-
-
-def _some_cells(matrix: Matrix, n: int = 200) -> list[NDArray[np.float64]]:
-    """Return the positive values of up to `n` cells spread over the matrix, of those that have two or more."""
-    chosen = np.unique(np.linspace(0, matrix.shape[0] - 1, min(n, matrix.shape[0])).astype(np.int64))
-    some: Any = matrix[chosen]
-    dense = np.asarray(some.toarray() if hasattr(some, "toarray") else some, np.float64)
-    rows = [row[np.isfinite(row) & (row > 0)] for row in dense]
-    return [row for row in rows if row.size >= 2]
-
-
-def _were_counts(rows: list[NDArray[np.float64]]) -> bool:
-    if not rows:
-        return False
-    totals = np.array([row.sum() for row in rows])
-    share_one_total = len(rows) > 1 and bool(totals.std() < 0.005 * totals.mean())
-    whole = np.concatenate([_most_whole(row) for row in rows])
-    return share_one_total or float(whole.mean()) > 0.9
-
-
-def _most_whole(row: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which values of a cell are whole: as they are, or where the smallest stands for a count of 1, 2 or 3."""
-    scaled = [row, *(row / row.min() * least for least in (1, 2, 3) if row.min() > 0)]
-    whole = [np.abs(each - np.round(each)) < np.minimum(1e-3 + 1e-4 * each, 0.1) for each in scaled]
-    return max(whole, key=np.count_nonzero)

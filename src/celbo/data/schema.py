@@ -25,6 +25,8 @@ class DataKeys:
     """Columns of `obs` with further categorical covariates."""
     continuous_covariate_keys: tuple[str, ...] = ()
     """Columns of `obs` with further continuous covariates."""
+    round_counts: bool = False
+    """Round decimals (of SoupX, decontX, RSEM, EM counts) to the nearest whole numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,6 +93,9 @@ def split_options(name: str, config_class: type[Any], options: dict[str, Any]) -
         plural = k.endswith("_keys") and k != "labels_keys"
         if plural:
             keys[k] = (v,) if isinstance(v, str) else tuple(v or ())
+        elif k == "round_counts":
+            if not isinstance(v, bool):
+                raise OptionError("is not true or false", where=f"{k}={v!r}", fix="Give True or False.")
         elif v is not None and not isinstance(v, str):
             raise OptionError("is not the name of a column or layer", where=f"{k}={v!r}")
     return DataKeys(**keys), {k: v for k, v in options.items() if k in config_names}
