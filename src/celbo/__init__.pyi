@@ -10,6 +10,7 @@ from celbo import evaluate as evaluate
 from celbo import plots as plots
 from celbo.data import datasets as datasets
 from celbo.data.check import check as check
+from celbo.data.decimals import round_counts as round_counts
 from celbo.data.genes import filter_cells as filter_cells
 from celbo.data.genes import select_genes as select_genes
 from celbo.data.read import read as read
@@ -60,6 +61,7 @@ class AutoImpute(_AutoImpute):
         size_factor_key: str | None = None,
         categorical_covariate_keys: tuple[str, ...] = (),
         continuous_covariate_keys: tuple[str, ...] = (),
+        round_counts: bool = False,
         n_hidden: int = 2000,
         penalty: float = 1.0,
         init_std: float = 0.02,
@@ -79,6 +81,7 @@ class Autoencoder(_Autoencoder):
         size_factor_key: str | None = None,
         categorical_covariate_keys: tuple[str, ...] = (),
         continuous_covariate_keys: tuple[str, ...] = (),
+        round_counts: bool = False,
         n_latent: int = 10,
         n_hidden: tuple[int, ...] | None = None,
         activation: Activation = "relu",
@@ -101,6 +104,7 @@ class DCA(_DCA):
         size_factor_key: str | None = None,
         categorical_covariate_keys: tuple[str, ...] = (),
         continuous_covariate_keys: tuple[str, ...] = (),
+        round_counts: bool = False,
         ae_type: AEType = "nb-conddisp",
         n_hidden: tuple[int, ...] = (64, 32, 64),
         activation: Activation = "relu",
@@ -128,6 +132,7 @@ class HPF(_HPF):
         size_factor_key: str | None = None,
         categorical_covariate_keys: tuple[str, ...] = (),
         continuous_covariate_keys: tuple[str, ...] = (),
+        round_counts: bool = False,
         n_components: int = 10,
         a: float | None = 0.3,
         c: float | None = 0.3,
@@ -158,6 +163,7 @@ class LDVAE(_LDVAE):
         size_factor_key: str | None = None,
         categorical_covariate_keys: tuple[str, ...] = (),
         continuous_covariate_keys: tuple[str, ...] = (),
+        round_counts: bool = False,
         n_latent: int = 10,
         n_hidden: int = 128,
         n_layers: int = 1,
@@ -183,6 +189,7 @@ class SCVAE(_SCVAE):
         size_factor_key: str | None = None,
         categorical_covariate_keys: tuple[str, ...] = (),
         continuous_covariate_keys: tuple[str, ...] = (),
+        round_counts: bool = False,
         prior: Literal["normal", "gaussian-mixture"] = "normal",
         n_components: int | None = None,
         likelihood: LikelihoodName = "nb",
@@ -217,6 +224,7 @@ class SCVI(_SCVI):
         size_factor_key: str | None = None,
         categorical_covariate_keys: tuple[str, ...] = (),
         continuous_covariate_keys: tuple[str, ...] = (),
+        round_counts: bool = False,
         n_latent: int = 10,
         n_hidden: int = 128,
         n_layers: int = 1,
@@ -249,6 +257,7 @@ class SCVIS(_SCVIS):
         size_factor_key: str | None = None,
         categorical_covariate_keys: tuple[str, ...] = (),
         continuous_covariate_keys: tuple[str, ...] = (),
+        round_counts: bool = False,
         n_latent: int = 2,
         n_components: int = 100,
         perplexity: float = 10.0,
@@ -272,6 +281,7 @@ class VAE(_VAE):
         size_factor_key: str | None = None,
         categorical_covariate_keys: tuple[str, ...] = (),
         continuous_covariate_keys: tuple[str, ...] = (),
+        round_counts: bool = False,
         n_latent: int = 10,
         n_hidden: tuple[int, ...] = (128,),
         activation: Activation = "relu",
@@ -297,6 +307,7 @@ class VASC(_VASC):
         size_factor_key: str | None = None,
         categorical_covariate_keys: tuple[str, ...] = (),
         continuous_covariate_keys: tuple[str, ...] = (),
+        round_counts: bool = False,
         n_latent: int = 2,
         encoder_widths: tuple[int, ...] = (512, 128, 32),
         decoder_widths: tuple[int, ...] = (32, 128, 512),

@@ -88,7 +88,7 @@ def droplets(ambient: float = 3.0, n_empty: int = 4000, n_blank: int = 0) -> np.
 def test_unfiltered_droplets_are_named_with_a_total_between_the_two_kinds() -> None:
     result = check(cells_of(droplets(n_empty=3000)))
     found = next(each for each in result.warnings if each.what == "looks like unfiltered droplets")
-    least = found.options["min_counts"]
+    least = found.settings["min_counts"]
     totals = droplets(n_empty=3000).sum(1)
     assert (totals[:200] >= least).all()
     assert (totals[200:] < least).all()
@@ -101,7 +101,7 @@ def test_barcodes_without_a_count_are_empty_droplets_too() -> None:
     result = check(cells_of(droplets(n_empty=1000, n_blank=500)))
     assert "looks like unfiltered droplets" in named(result)
     empty = next(each for each in result.errors if "without a single count" in each.what)
-    assert empty.options["min_counts"] > 10  # 1 would keep the droplets with a few counts
+    assert empty.settings["min_counts"] > 10  # 1 would keep the droplets with a few counts
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
@@ -220,6 +220,14 @@ def test_conditions_are_no_batches() -> None:
     assert "names conditions" not in named(check(adata))
 
 
+def test_labels_of_doublets_and_of_another_species_are_told() -> None:
+    adata = cells_of(counts_of(), cell_type=["B cell", "Mouse", "B_T_doublets"] * 100)
+    found = next(each for each in check(adata).notes if "doublets" in each.what)
+    assert found.value == "'B_T_doublets' (100 cells), 'Mouse' (100 cells)"
+    adata.obs["cell_type"] = ["B cell", "Dendritic", "Mouse-like"] * 100
+    assert not any("doublets" in each.what for each in check(adata).notes)
+
+
 # -- the command line ------------------------------------------------------------------------------------------------
 
 
@@ -255,10 +263,10 @@ def test_json_says_the_same_for_programs(tmp_path: Path, capsys: pytest.CaptureF
     told = json.loads(capsys.readouterr().out)
     assert (told["ok"], told["n_cells"], told["batches"]) == (True, 300, {"a": 150, "b": 150})
     assert told["command"].startswith(f"celbo run {file} --batch-key batch --out cells_run")
-    assert told["options"] == {"batch_key": "batch"}
+    assert told["settings"] == {"batch_key": "batch"}
     assert set(told["forecast"]) == {"seconds_from", "seconds_to", "memory_bytes", "basis"}
     assert set(told["findings"][0]) == {
-        "level", "error", "what", "where", "value", "fix", "flag", "options", "message",
+        "level", "error", "what", "where", "value", "fix", "flag", "settings", "message",
     }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def test_estimated_counts_are_named_and_rounding_is_offered(kind: str) -> None:
     found = check(cells_of(make())).errors[0]
     assert words in found.message
     assert "celbo.round_counts(adata)" in found.message
-    assert found.options == {"round_counts": True}
+    assert found.settings == {"round_counts": True}
     with in_flags():
         assert "--round-counts" in found.message
 
@@ -105,7 +105,7 @@ def test_a_check_with_rounding_tells_what_it_changes() -> None:
     result = check(cells_of(shared_out(COUNTS, 0.04)), round_counts=True)
     assert result.ok
     assert "values had decimals" in result.notes[0].message
-    assert result.options == {"round_counts": True}
+    assert result.settings == {"round_counts": True}
 
 
 def test_a_model_with_rounding_rounds_new_cells_too() -> None:
@@ -133,3 +133,9 @@ def test_shallow_counts_are_no_logarithms(depth: float) -> None:
     assert not rounded_logarithms(sp.csr_matrix(counts), counts.max())
     poisson = np.random.default_rng(1).poisson(3.0, (400, 60))
     assert not rounded_logarithms(poisson, poisson.max())
+
+
+def test_pairs_of_ends_are_no_logarithms() -> None:
+    fragments = np.random.default_rng(0).poisson(0.3, (2000, 200))
+    ends = 2 * fragments - (np.random.default_rng(1).random(fragments.shape) < 0.1) * (fragments > 0)
+    assert not rounded_logarithms(ends, ends.max())

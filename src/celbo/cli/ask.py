@@ -48,6 +48,7 @@ def denoise(
     evaluate: Switch = False,
     layer: str | None = None,
     batch_key: str | None = None,
+    round_counts: Switch = False,
     seed: int = 0,
     log: Log = DEFAULT_LOG,
 ) -> int:
@@ -80,6 +81,9 @@ def denoise(
         Layer with the counts, for a method that is fitted here.
     batch_key
         Column of obs with the batch, for a method that is fitted here.
+    round_counts
+        Round decimals (of SoupX, decontX, RSEM, EM counts) to the nearest whole numbers, for a method that is fitted
+        here; a model that was trained with it rounds by itself.
     seed
         Seed of the draws, and of a fit.
     log
@@ -93,8 +97,17 @@ def denoise(
     fitted_here = not Path(model).exists() and (evaluate or methods[0] in DENOISERS)
     if evaluate or fitted_here:
         with logged(log):
-            keys = {"layer": layer, "batch_key": batch_key}
-            told = denoise_files(data, methods, out=out, evaluate=evaluate, genes=genes, seed=seed, **keys)
+            told = denoise_files(
+                data,
+                methods,
+                out=out,
+                layer=layer,
+                batch_key=batch_key,
+                round_counts=round_counts,
+                evaluate=evaluate,
+                genes=genes,
+                seed=seed,
+            )
         print(told)
         return 0
     with logged(log):

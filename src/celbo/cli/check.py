@@ -34,7 +34,7 @@ def check(
     keys
         See `DataKeys`.
     as_json
-        Print one JSON object, for programs to read: ok, n_cells, n_genes, batches, labels, findings, options,
+        Print one JSON object, for programs to read: ok, n_cells, n_genes, batches, labels, findings, settings,
         command, forecast, ...
     """
     if not data:

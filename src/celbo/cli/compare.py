@@ -39,6 +39,7 @@ def compare(
     layer: str | None = None,
     batch_key: str | None = None,
     labels_key: str | None = None,
+    round_counts: Switch = False,
     options: Annotated[CompareConfig, Flat] = _DEFAULT,
     resume: Switch = False,
     force: Switch = False,
@@ -61,6 +62,8 @@ def compare(
         Column of obs with the batch of each cell.
     labels_key
         Column of obs with the known label (cell type) of each cell, used to judge the methods only.
+    round_counts
+        Round decimals (of SoupX, decontX, RSEM, EM counts) to the nearest whole numbers.
     options
         See `CompareConfig`.
     resume
@@ -81,6 +84,7 @@ def compare(
             layer=layer,
             batch_key=batch_key,
             labels_key=labels_key,
+            round_counts=round_counts,
             out=out,
             resume=resume,
             force=force,

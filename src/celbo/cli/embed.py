@@ -24,6 +24,8 @@ class EmbedOptions:
 
     layer: str | None = None
     """Layer with the counts; by default X."""
+    round_counts: Switch = False
+    """Round decimals (of SoupX, decontX, RSEM, EM counts) to the nearest whole numbers."""
     use_rep: str | None = None
     """Slot of obsm, such as X_scvi, to reduce instead of the counts."""
     n_top_genes: int | None = None
@@ -104,6 +106,7 @@ def embed(
     log
         See `LogOptions`.
     """
+    from celbo.data.decimals import with_rounded_layer
     from celbo.data.read import read
     from celbo.embed import METHODS
     from celbo.results import write_frame, write_h5ad
@@ -114,9 +117,11 @@ def embed(
     file = Path(f"{name}.csv") if out is None else out
     if file.suffix not in {".h5ad", ".csv", ".tsv", ".parquet"}:
         raise OptionError("has an unknown ending", where=f"{str(file)!r}", fix="Use .h5ad, .csv, .tsv or .parquet.")
-    given = _of_method(name, asdict(options))
+    given = _of_method(name, {**asdict(options), "round_counts": False})
     with logged(log):
         adata = read(data[0] if len(data) == 1 else data)
+        if options.round_counts:
+            given["layer"], _ = with_rounded_layer(adata, options.layer)
         key = METHODS[name](adata, **given).key
         if file.suffix == ".h5ad":
             write_h5ad(adata, file)

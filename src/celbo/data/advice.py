@@ -16,18 +16,18 @@ __all__ = ["Forecast", "call_of", "command_of", "forecast"]
 _ENDINGS = (".gz", ".h5ad", ".zarr", ".h5mu", ".h5", ".hdf5", ".loom", ".csv", ".tsv", ".txt", ".tab", ".mtx")
 
 
-def command_of(files: Sequence[str], options: Mapping[str, Any]) -> str:
+def command_of(files: Sequence[str], settings: Mapping[str, Any]) -> str:
     """Return the run as a line for a shell.
 
     Parameters
     ----------
     files
         Files of counts.
-    options
-        Options of the run, by name; a None is given as "none", which takes the default.
+    settings
+        Settings of the run, by name; a None is given as "none", which takes the default.
     """
     words = ["celbo", "run", *files]
-    for name, value in options.items():
+    for name, value in settings.items():
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(flag)
@@ -37,15 +37,15 @@ def command_of(files: Sequence[str], options: Mapping[str, Any]) -> str:
     return shlex.join([*words, "--out", _folder(files[0])])
 
 
-def call_of(options: Mapping[str, Any]) -> str:
+def call_of(settings: Mapping[str, Any]) -> str:
     """Return the run as a call of Python, on an AnnData named adata, with what comes before it."""
-    kept = {name: value for name, value in options.items() if name in {"layer", "batch_key", "labels_key"} and value}
-    layer = f", layer={options['layer']!r}" if options.get("layer") else ""
+    kept = {name: value for name, value in settings.items() if name in {"layer", "batch_key", "labels_key"} and value}
+    layer = f", layer={settings['layer']!r}" if settings.get("layer") else ""
     before = []
-    if options.get("round_counts"):
+    if settings.get("round_counts"):
         before.append(f"adata = celbo.round_counts(adata{layer})")
-    if options.get("min_counts"):
-        before.append(f"adata = celbo.filter_cells(adata, min_counts={options['min_counts']}{layer})")
+    if settings.get("min_counts"):
+        before.append(f"adata = celbo.filter_cells(adata, min_counts={settings['min_counts']}{layer})")
     keywords = "".join(f", {name}={value!r}" for name, value in kept.items())
     return "; ".join([*before, f'celbo.run(adata{keywords}, out="celbo_run")'])
 

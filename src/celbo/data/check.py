@@ -23,6 +23,7 @@ from celbo.data.columns import (
     check_keys,
     n_unlabelled,
     names_conditions,
+    odd_labels,
     suggested,
 )
 from celbo.data.decimals import Look, counts_rounded, look_at, rounded_logarithms
@@ -158,6 +159,7 @@ def _checked(adata: AnnData, keys: DataKeys, *, require_counts: bool) -> CheckRe
     findings = [*check_keys(adata, keys), *check_columns(adata, keys)]
     facts = _columns(adata, keys)
     findings += _check_conditions(facts["batch_column"], facts["batches"])
+    findings += _check_odd_labels(facts["labels_column"], facts["labels"])
     facts |= {
         "matrix": matrix_name(adata, keys.layer),
         "n_genes": adata.n_vars,
@@ -222,6 +224,17 @@ def _sizes(groups: _Groups | None) -> dict[str, int]:
         return {}
     codes, names = groups
     return {name: int(n) for name, n in zip(names, np.bincount(codes, minlength=len(names)), strict=True)}
+
+
+def _check_odd_labels(column: str | None, labels: Mapping[str, int]) -> Iterable[Finding]:
+    """Say that some labels are of doublets, dying cells or another species, which somebody may want to leave out."""
+    odd = odd_labels(tuple(labels))
+    if column is not None and 0 < len(odd) < len(labels):
+        value = ", ".join(f"{name!r} ({labels[name]:,} cells)" for name in odd[:5])
+        fix = "Leave these cells out, if they are not what you want to learn about."
+        call = f"{fix[:-1]}: adata = adata[~adata.obs[{column!r}].isin({list(odd[:5])!r})].copy()."
+        what = "has labels of doublets, damaged cells or another species"
+        yield note(SchemaError, what, where=f"adata.obs[{column!r}]", value=value, fix=call, flag=fix)
 
 
 def _check_shape(matrix: Matrix, where: str) -> Iterable[Finding]:
@@ -291,7 +304,7 @@ _NO_COUNTS = (
 
 
 _Fix = dict[str, Any]
-"""Arguments of a finding: fix, flag and options."""
+"""Arguments of a finding: fix, flag and settings."""
 
 
 def _fix(bad: BadValues, scan: Scan, matrix: Matrix, others: tuple[str, ...]) -> _Fix:
@@ -307,7 +320,7 @@ def _fix(bad: BadValues, scan: Scan, matrix: Matrix, others: tuple[str, ...]) ->
     if others:
         there = _elsewhere(others)
         return {**there, "fix": f"{call} Or {there['fix']}.", "flag": f"{flag} Or {there['flag']}."}
-    return {"fix": call, "flag": flag, "options": {"round_counts": True} if only_decimals else {}}
+    return {"fix": call, "flag": flag, "settings": {"round_counts": True} if only_decimals else {}}
 
 
 def _advice(look: Look, others: tuple[str, ...], *, rounds: bool) -> _Fix:
@@ -316,7 +329,7 @@ def _advice(look: Look, others: tuple[str, ...], *, rounds: bool) -> _Fix:
         return {**there, "fix": f"{look.sentence}; {there['fix']}.", "flag": f"{look.sentence}; {there['flag']}."}
     if rounds:
         text = f"{look.sentence}. Take the counts as they were before that, if you have them, "
-        return {"fix": text + _ROUND[0], "flag": text + _ROUND[1], "options": {"round_counts": True}}
+        return {"fix": text + _ROUND[0], "flag": text + _ROUND[1], "settings": {"round_counts": True}}
     return {"fix": f"{look.sentence}; {_NO_COUNTS[0]}", "flag": f"{look.sentence}; {_NO_COUNTS[1]}"}
 
 
@@ -326,7 +339,7 @@ def _elsewhere(others: tuple[str, ...]) -> _Fix:
     call = "pass " + " or ".join(named.get(name, f"layer={name!r}") for name in others)
     flags = [f"pass --layer {shlex.quote(name)}" for name in others if name != "X"]
     flags += ["leave out --layer, as X holds the counts"] if "X" in others else []
-    return {"fix": call, "flag": " or ".join(flags), "options": {"layer": None if others[0] == "X" else others[0]}}
+    return {"fix": call, "flag": " or ".join(flags), "settings": {"layer": None if others[0] == "X" else others[0]}}
 
 
 def _rounded_logs(scan: Scan, where: str, others: tuple[str, ...]) -> Finding:
@@ -381,9 +394,9 @@ def _check_cells(adata: AnnData, keys: DataKeys, scan: Scan, where: str) -> Iter
         value = f"{empty.size:,} of {adata.n_obs:,}, the first is {first}"
         layer = "" if keys.layer is None else f", layer={keys.layer!r}"
         fix = f"Remove them: adata = celbo.filter_cells(adata, min_counts={least}{layer})."
-        flag, options = f"Leave them out with --min-counts {least}.", {"min_counts": least}
+        flag, settings = f"Leave them out with --min-counts {least}.", {"min_counts": least}
         what = "holds cells without a single count"
-        yield error(CountsError, what, where=where, value=value, fix=fix, flag=flag, options=options)
+        yield error(CountsError, what, where=where, value=value, fix=fix, flag=flag, settings=settings)
 
 
 def _check_genes(genes: NDArray[np.object_], scan: Scan, groups: _Groups | None, where: str) -> Iterable[Finding]:

@@ -25,6 +25,7 @@ __all__ = [
     "n_unlabelled",
     "names_conditions",
     "numeric_values",
+    "odd_labels",
     "suggested",
 ]
 
@@ -46,6 +47,11 @@ _LABEL_FIRST = re.compile(r"cell_?(type|label)|annot", re.IGNORECASE)
 _CONDITION = re.compile(
     r"\b(ctrl|control|stim|stimulated|unstim|treated|untreated|vehicle|dmso|wt|ko|wild ?type|knock ?out|mutant|case"
     r"|healthy|diseased?|normal|tumou?r|cancer|infected|uninfected|mock|pre|post|before|after|young|old|aged)\d*\b",
+    re.IGNORECASE,
+)
+_ODD = re.compile(
+    r"\b(doublets?|multiplets?|dying|dead|damaged|low[ -]?quality|debris|empty|contaminants?|ambient)\b"
+    r"|^(mouse|human|rat)$",
     re.IGNORECASE,
 )
 _UNKNOWN = re.compile(r"unlabel+ed|unknown|unassigned|undefined|nan|na|n/a|none|<na>|null|", re.IGNORECASE)
@@ -288,6 +294,11 @@ def names_conditions(batches: Sequence[str]) -> bool:
     """Return whether each batch has a condition in its name, such as a treatment, and not all the same."""
     found = [_CONDITION.findall(re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", name)) for name in batches]
     return all(found) and len({word.lower() for words in found for word in words}) > 1
+
+
+def odd_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels that say that cells are doublets, damaged, or of another species."""
+    return tuple(name for name in labels if _ODD.search(name.replace("_", " ")))
 
 
 def n_unlabelled(labels: Mapping[str, int]) -> int:

@@ -97,7 +97,8 @@ def rounded_logarithms(matrix: Matrix, largest: float) -> bool:
     """Return whether whole numbers look like rounded logarithms rather than counts.
 
     Of counts, whatever their means, (k + 1) n(k + 1) / n(k) does not fall with k, where n(k) is how many there are of k
-    (a mixture of Poisson distributions). Of logarithms it falls steeply beyond their most frequent value.
+    (a mixture of Poisson distributions). Of logarithms it falls steeply beyond their most frequent value, which is not
+    far below the largest. Counts that come in pairs, such as the ends of ATAC fragments, fall and rise by turns.
 
     Parameters
     ----------
@@ -112,7 +113,8 @@ def rounded_logarithms(matrix: Matrix, largest: float) -> bool:
     n = np.bincount(np.concatenate(rows).astype(np.int64), minlength=4).astype(float)
     k = np.arange(1, n.size - 1)
     sure = (n[k] >= 200) & (n[k + 1] >= 50)
-    if sure.sum() < 2 or n[1:].argmax() + 1 < 2:
+    mode = int(n[1:].argmax()) + 1
+    if sure.sum() < 2 or mode < 2 or largest > 5 * mode or (np.diff(n[mode:]) > 0.1 * n[mode:-1].clip(50)).any():
         return False
     ratio = (k + 1)[sure] * n[k + 1][sure] / n[k][sure]
     return bool((ratio[1:] < 0.5 * np.maximum.accumulate(ratio)[:-1]).any())
@@ -172,7 +174,7 @@ def round_counts(adata: AnnData, *, layer: str | None = None, key_added: str | N
     return copy
 
 
-def with_rounded_layer(adata: AnnData, layer: str | None) -> tuple[str, str]:
+def with_rounded_layer(adata: AnnData, layer: str | None) -> tuple[str | None, str]:
     """Write rounded counts into a free layer of the data, so that nothing is lost.
 
     Parameters
@@ -184,15 +186,19 @@ def with_rounded_layer(adata: AnnData, layer: str | None) -> tuple[str, str]:
 
     Returns
     -------
-    name
-        "rounded_counts", or "rounded_counts_2", ... where there is such a layer.
+    layer
+        Where the counts are now: "rounded_counts" ("rounded_counts_2", ... where there is such a layer), or the layer
+        given, where it holds whole numbers already.
     told
-        What was rounded, in words.
+        What was rounded, in words; "" where nothing was.
     """
     matrix, _ = count_matrix_of(adata, layer)
+    whole, told = counts_rounded(matrix, matrix_name(adata, layer))
+    if not told:
+        return layer, told
     names = ("rounded_counts", *(f"rounded_counts_{i}" for i in range(2, len(adata.layers) + 3)))
     name = next(name for name in names if name not in adata.layers)
-    adata.layers[name], told = counts_rounded(matrix, matrix_name(adata, layer))
+    adata.layers[name] = whole
     return name, told
 
 

@@ -13,7 +13,7 @@ from celbo.errors import CelboError, CelboWarning, listed, tells_flags
 
 __all__ = ["CheckResult", "Finding", "error", "note", "warning"]
 
-Options = Mapping[str, Any]
+Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Finding:
     fix: str = ""
     flag: str = ""
     """The fix for a user of the command line, where it differs."""
-    options: Options = field(default_factory=dict)
-    """Options of a run that mend it, by name, such as {"min_counts": 1}; none where no option does."""
+    settings: Settings = field(default_factory=dict)
+    """Settings of a run that mend it, by name, such as {"min_counts": 1}; none where no option does."""
 
     @property
     def message(self) -> str:
@@ -49,7 +49,7 @@ class Finding:
         """Return it as plain values."""
         names = ("level", "what", "where", "value", "fix", "flag")
         made = {name: getattr(self, name) for name in names}
-        return {**made, "error": self.error.__name__, "options": dict(self.options), "message": self.message}
+        return {**made, "error": self.error.__name__, "settings": dict(self.settings), "message": self.message}
 
 
 def error(
@@ -60,10 +60,10 @@ def error(
     value: str = "",
     fix: str = "",
     flag: str = "",
-    options: Options | None = None,
+    settings: Settings | None = None,
 ) -> Finding:
     """Return a finding that work cannot go on with."""
-    return Finding("error", kind, what, where, value, fix, flag, options or {})
+    return Finding("error", kind, what, where, value, fix, flag, settings or {})
 
 
 def warning(
@@ -74,10 +74,10 @@ def warning(
     value: str = "",
     fix: str = "",
     flag: str = "",
-    options: Options | None = None,
+    settings: Settings | None = None,
 ) -> Finding:
     """Return a finding that work can go on with."""
-    return Finding("warning", kind, what, where, value, fix, flag, options or {})
+    return Finding("warning", kind, what, where, value, fix, flag, settings or {})
 
 
 def note(
@@ -88,10 +88,10 @@ def note(
     value: str = "",
     fix: str = "",
     flag: str = "",
-    options: Options | None = None,
+    settings: Settings | None = None,
 ) -> Finding:
     """Return a finding that is good to know and needs nobody's attention."""
-    return Finding("note", kind, what, where, value, fix, flag, options or {})
+    return Finding("note", kind, what, where, value, fix, flag, settings or {})
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,9 @@ class CheckResult:
             warnings.warn(CelboWarning(found.message), stacklevel=3)
 
     @property
-    def options(self) -> dict[str, Any] | None:
-        """Options of a run on these data: the columns, and what mends the findings; None where no option mends one."""
-        if any(not found.options for found in self.errors):
+    def settings(self) -> dict[str, Any] | None:
+        """Settings of a run on these data: the columns, and what mends the findings; None where no option mends one."""
+        if any(not found.settings for found in self.errors):
             return None
         found: dict[str, Any] = {
             "layer": self.keys.layer,
@@ -184,13 +184,13 @@ class CheckResult:
             "round_counts": self.keys.round_counts,
         }
         for each in (*self.errors, *self.warnings):
-            for name, value in each.options.items():
+            for name, value in each.settings.items():
                 known = found.get(name)
                 found[name] = max(known, value) if name == "min_counts" and known else value
         return {name: value for name, value in found.items() if value or (name == "layer" and name in self._mended())}
 
     def _mended(self) -> set[str]:
-        return {name for found in self.findings for name in found.options}
+        return {name for found in self.findings for name in found.settings}
 
     @property
     def forecast(self) -> Forecast:
@@ -201,7 +201,7 @@ class CheckResult:
         """Return all of it as plain values: what `celbo check --json` prints.
 
         The keys are the names of the attributes, and "ok". Of "findings" each is a dict of level, error, what, where,
-        value, fix, flag, options and message; "options" are those of a run (None where the data must be mended first),
+        value, fix, flag, settings and message; "settings" are those of a run (None where the data must be mended first),
         "command" is the run as a line for a shell, and "forecast" what it will take: seconds_from, seconds_to,
         memory_bytes and basis.
         """
@@ -212,8 +212,8 @@ class CheckResult:
         )  # fmt: skip
         made: dict[str, Any] = {"ok": self.ok, **{name: _plain(getattr(self, name)) for name in names}}
         made["findings"] = [found.to_dict() for found in self.findings]
-        made["options"] = None if self.options is None else {k: _plain(v) for k, v in self.options.items()}
-        made["command"] = None if self.options is None else command_of(self.files or ("FILE",), self.options)
+        made["settings"] = None if self.settings is None else {k: _plain(v) for k, v in self.settings.items()}
+        made["command"] = None if self.settings is None else command_of(self.files or ("FILE",), self.settings)
         return {**made, "forecast": self.forecast.to_dict()}
 
     def __str__(self) -> str:
@@ -228,10 +228,10 @@ class CheckResult:
 
     def _advice(self) -> list[str]:
         """Return the run to start, and what it will take."""
-        if self.options is None:
+        if self.settings is None:
             return []
         flags = tells_flags() or bool(self.files)
-        run = command_of(self.files or ("FILE",), self.options) if flags else call_of(self.options)
+        run = command_of(self.files or ("FILE",), self.settings) if flags else call_of(self.settings)
         return ["", "Run it:" if self.ok else "This mends it:", f"  {run}", f"It will take {self.forecast}."]
 
     def _facts(self) -> list[str]:

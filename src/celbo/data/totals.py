@@ -123,7 +123,7 @@ def _unfiltered(droplets: Droplets, where: str, layer: str | None) -> Finding:
         value=value,
         fix=f"{fix}adata = celbo.filter_cells(adata, min_counts={droplets.min_counts}{given}).",
         flag=f"{fix}--min-counts {droplets.min_counts}.",
-        options={"min_counts": droplets.min_counts},
+        settings={"min_counts": droplets.min_counts},
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from celbo import results
 from celbo.data.check import check
 from celbo.data.components import log_normalised, principal_components
+from celbo.data.decimals import with_rounded_layer
 from celbo.data.genes import select_genes
 from celbo.data.obs import column_of
 from celbo.data.schema import DataKeys
@@ -51,6 +52,7 @@ def compare(
     layer: str | None = None,
     batch_key: str | None = None,
     labels_key: str | None = None,
+    round_counts: bool = False,
     out: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -69,7 +71,7 @@ def compare(
         "all", or names of `celbo.pipeline.methods.METHODS`, such as ["pca", "umap", "scvi"].
     config
         Every other option.
-    layer, batch_key, labels_key
+    layer, batch_key, labels_key, round_counts
         See `celbo.data.schema.DataKeys`.
     out
         Folder for `compare.html`, the tables and the pictures; None writes nothing.
@@ -94,7 +96,7 @@ def compare(
     """
     config = config or CompareConfig()
     names = chosen(config.methods if methods == "all" else tuple([methods] if isinstance(methods, str) else methods))
-    keys = DataKeys(layer=layer, batch_key=batch_key, labels_key=labels_key)
+    keys = DataKeys(layer=layer, batch_key=batch_key, labels_key=labels_key, round_counts=round_counts)
     files = (
         (str(data),)
         if isinstance(data, str | Path)
@@ -137,6 +139,10 @@ def _task(
     """Check the data, choose the genes, and split cells and molecules."""
     import anndata
 
+    if keys.round_counts:
+        layer, told = with_rounded_layer(adata, keys.layer)
+        keys = replace(keys, layer=layer)
+        _log.info("rounded the counts to whole numbers: %s", told or "they were whole already")
     check(adata, **asdict(keys)).raise_if_bad()
     if 0 < config.n_top_genes < adata.n_vars:
         select_genes(adata, n_top_genes=config.n_top_genes, batch_key=keys.batch_key, layer=keys.layer)

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from celbo import results
 from celbo.data.check import check
+from celbo.data.decimals import with_rounded_layer
 from celbo.errors import GenesError, OptionError, listed, nearest
 from celbo.evaluate.baselines import knn_smoothing
 from celbo.evaluate.denoising import mean_over_seeds, molecular_cross_validation
@@ -160,6 +161,7 @@ def denoise_files(
     out: Path,
     layer: str | None = None,
     batch_key: str | None = None,
+    round_counts: bool = False,
     evaluate: bool = False,
     genes: Path | None = None,
     seed: int = 0,
@@ -174,7 +176,7 @@ def denoise_files(
         Of `DENOISERS`; several only with `evaluate`.
     out
         .h5ad of expected counts; with `evaluate` the table of scores (another ending than .h5ad), which is printed too.
-    layer, batch_key
+    layer, batch_key, round_counts
         See `celbo.data.schema.DataKeys`.
     evaluate
         Whether to score.
@@ -184,6 +186,8 @@ def denoise_files(
         Seed of split and fit.
     """
     adata = opened(TrainRunConfig(data=tuple(data)), None)
+    if round_counts:
+        layer, _ = with_rounded_layer(adata, layer)
     if evaluate:
         each = denoising_scores(adata, methods=methods, layer=layer, batch_key=batch_key, seeds=(seed,))
         scores = mean_over_seeds(each).drop(columns="legacy_poisson")

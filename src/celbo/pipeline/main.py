@@ -56,6 +56,7 @@ def run(
     layer: str | None = None,
     batch_key: str | None = None,
     labels_key: str | None = None,
+    round_counts: bool | None = None,
     seed: int | None = None,
     resume: bool = False,
     force: bool = False,
@@ -72,7 +73,7 @@ def run(
         Every option; the keywords beside it win.
     out
         Folder to write to.
-    layer, batch_key, labels_key
+    layer, batch_key, labels_key, round_counts
         See `celbo.data.schema.DataKeys`.
     seed
         Seed of everything that is random.
@@ -102,7 +103,7 @@ def run(
     KeyboardInterrupt
         If the run was interrupted; a checkpoint is in `out`, and the message says how to resume.
     """
-    keys = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
+    keys = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key, "round_counts": round_counts}
     asked = _with_keywords(config or RunConfig(), data, out, keys=keys, seed=seed)
     job = Job(RunFolder.open(asked, resume=resume, force=force), resume, progress)
     adata, model = trained(job, _given(data))
@@ -139,7 +140,9 @@ def train(
     return model
 
 
-def _with_keywords(config: Config, data: Any, out: Any, *, keys: Mapping[str, str | None], seed: int | None) -> Config:
+def _with_keywords(
+    config: Config, data: Any, out: Any, *, keys: Mapping[str, str | bool | None], seed: int | None
+) -> Config:
     """Return the configuration with the keywords of `run` that were given."""
     config = replace(config, keys=replace(config.keys, **{k: v for k, v in keys.items() if v is not None}))  # type: ignore[arg-type]
     if _given(data) is not None:

@@ -18,6 +18,7 @@ from scipy import sparse
 from celbo import files, results
 from celbo.data.check import check, count_matrix_of
 from celbo.data.datasets import pbmc, pbmc_two_runs, simulate
+from celbo.data.decimals import with_rounded_layer
 from celbo.data.genes import filter_cells, select_genes
 from celbo.data.read import read
 from celbo.data.schema import DataKeys
@@ -76,6 +77,8 @@ class Job(Generic[ConfigT]):
     progress: bool | None
     raw_is_x: bool = False
     """Whether `adata.raw` was taken as the AnnData of the run, so that its counts are in `X` now."""
+    rounded: str | None = None
+    """Layer that rounded counts were written to, which the run then reads; what was rounded stays where it is."""
     warnings: list[str] = field(default_factory=list)
     """What the user should know, one sentence each; shown in the report."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -89,6 +92,11 @@ class Job(Generic[ConfigT]):
     @property
     def keys(self) -> DataKeys:
         """Where the counts and columns are in the AnnData of the run."""
+        return self.model_keys if self.rounded is None else replace(self.model_keys, layer=self.rounded)
+
+    @property
+    def model_keys(self) -> DataKeys:
+        """The same for the model, which rounds what it reads itself: new cells have no layer of rounded counts."""
         keys: DataKeys = self.config.keys
         return replace(keys, layer=None) if self.raw_is_x else keys
 
@@ -123,7 +131,7 @@ def trained(job: Job[Any], given: AnnData | None) -> tuple[AnnData, Model[Any]]:
     All genes of the cells kept, and the trained model.
     """
     with job.step("reading and checking"):
-        adata = _checked(job, _with_raw(job, opened(job.config, given)))
+        adata = _checked(job, _rounded(job, _with_raw(job, opened(job.config, given))))
     with job.step("choosing genes"):
         adata = _select(job, adata)
     with job.step("training"):
@@ -151,6 +159,16 @@ def _with_raw(job: Job[Any], adata: AnnData) -> AnnData:
     full = adata.raw.to_adata()
     full.var_names = full.var_names.astype(str)
     return full
+
+
+def _rounded(job: Job[Any], adata: AnnData) -> AnnData:
+    """Write rounded counts into a layer of their own, where the user asked for that and the values have decimals."""
+    if job.config.keys.round_counts:
+        name, told = with_rounded_layer(adata, job.keys.layer)
+        if told:
+            job.rounded = name
+            job.warn(f"Rounded the counts to whole numbers, into the layer {name!r}: {told}.")
+    return adata
 
 
 def _checked(job: Job[Any], adata: AnnData) -> AnnData:
@@ -201,7 +219,7 @@ def _model(job: Job[Any], used: AnnData) -> Model[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CelboWarning)  # of the chosen genes; all of them were checked before
         kind = system(config.model)
-        model: Model[Any] = kind(used, config=config.network, seed=config.seed, **asdict(job.keys))
+        model: Model[Any] = kind(used, config=config.network, seed=config.seed, **asdict(job.model_keys))
     model.train(
         _plan(config, model, used.shape),
         device=config.device,
