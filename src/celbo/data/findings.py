@@ -201,8 +201,8 @@ class CheckResult:
         """Return all of it as plain values: what `celbo check --json` prints.
 
         The keys are the names of the attributes, and "ok". Of "findings" each is a dict of level, error, what, where,
-        value, fix, flag, settings and message; "settings" are those of a run (None where the data must be mended first),
-        "command" is the run as a line for a shell, and "forecast" what it will take: seconds_from, seconds_to,
+        value, fix, flag, settings and message; "settings" are those of a run (None where the data must be mended
+        first), "command" is the run as a line for a shell, and "forecast" what it will take: seconds_from, seconds_to,
         memory_bytes and basis.
         """
         names = (
