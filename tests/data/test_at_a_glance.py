@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from celbo.cli.app import main
+from celbo.data.advice import forecast
 from celbo.data.check import check
 from celbo.data.datasets import pbmc, simulate
 from celbo.data.findings import CheckResult
@@ -268,6 +271,25 @@ def test_json_says_the_same_for_programs(tmp_path: Path, capsys: pytest.CaptureF
     assert set(told["findings"][0]) == {
         "level", "error", "what", "where", "value", "fix", "flag", "settings", "message",
     }  # fmt: skip
+
+
+def test_the_forecast_grows_with_the_data_and_is_that_of_the_runs_it_was_made_from() -> None:
+    for n_cells, n_stored, seconds, memory in (
+        (2_000, 1.4e6, 55, 0.82e9),
+        (4_870, 5.1e6, 77, 1.07e9),
+        (7_564, 2.2e6, 90, 0.91e9),
+    ):
+        told = forecast(n_cells=n_cells, n_stored=int(n_stored))
+        assert told.seconds_from < seconds < told.seconds_to
+        assert memory < told.memory_bytes < 1.5 * memory
+    assert "minutes and" in str(forecast(n_cells=50_000, n_stored=100_000_000))
+    assert "hours and" in str(forecast(n_cells=2_000_000, n_stored=4_000_000_000))
+
+
+@pytest.mark.parametrize("package", ["torch", "numba", "scanpy", "sklearn", "matplotlib"])
+def test_a_check_imports_no_heavy_package(package: str) -> None:
+    code = f"import sys, celbo.cli.check, celbo.data.read; sys.exit({package!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_in_python_the_page_ends_with_a_call() -> None:

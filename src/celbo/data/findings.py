@@ -195,7 +195,7 @@ class CheckResult:
     @property
     def forecast(self) -> Forecast:
         """What a run on these data will take on this machine."""
-        return forecast(n_cells=self.n_cells, n_genes=self.n_genes, n_stored=self.n_stored)
+        return forecast(n_cells=self.n_cells, n_stored=self.n_stored)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain values: what `celbo check --json` prints.
