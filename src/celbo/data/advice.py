@@ -94,8 +94,8 @@ class Forecast:
 
 
 _START, _CELL, _VALUE = 40.0, 6.4e-3, 1e-6
-"""Seconds of one core for a run, a cell and a stored value: 55 s for 2,000 cells with 1.4 million values, 77 s for 4,870
-with 5.1 million, 90 s for 7,564 with 2.2 million, all measured beside other work, which makes them long."""
+"""Seconds of one core for a run, a cell and a stored value: 55 s for 2,000 cells with 1.4 million values, 77 s for
+4,870 with 5.1 million, 90 s for 7,564 with 2.2 million, all measured beside other work, which makes them long."""
 _BASE, _BYTES_VALUE, _BYTES_CELL = 0.85e9, 80.0, 10e3
 """Bytes at the peak: of the program, a stored value and a cell; a quarter above the 0.82, 1.07 and 0.91 GB of these."""
 
