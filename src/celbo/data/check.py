@@ -142,7 +142,7 @@ def _opened(data: Any) -> tuple[AnnData, tuple[str, ...], list[Finding]]:
         warnings.simplefilter("always", CelboWarning)
         adata = read(files[0] if len(files) == 1 else files)
     told = [each.message for each in caught if isinstance(each.message, CelboWarning)]
-    return adata, tuple(map(str, files)), [warning(ReadError, w.what, fix=w.fix, flag=w.flag) for w in told]
+    return adata, tuple(map(str, files)), [note(ReadError, w.what, fix=w.fix, flag=w.flag) for w in told]
 
 
 def _as_anndata(data: object) -> AnnData:

@@ -218,7 +218,7 @@ class CheckResult:
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.n_cells:,} cells x {self.n_genes:,} genes", *self._facts()]
-        for found in self.findings:
+        for found in (*self.errors, *self.warnings, *self.notes):
             kind = f"{found.error.__name__}: " if found.level == "error" else ""
             lines.append(f"{found.level.upper():8} {kind}{found.message}")
         if self.ok:
