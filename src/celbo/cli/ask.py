@@ -8,13 +8,20 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged
+from celbo.data.schema import Orientation
 
 __all__ = ["denoise", "latent"]
 
 Log = Annotated[LogOptions, Parameter(name="*")]
 
 
-def latent(model: Path, *data: str, out: Path = Path("latent.csv"), log: Log = DEFAULT_LOG) -> int:
+def latent(
+    model: Path,
+    *data: str,
+    out: Path = Path("latent.csv"),
+    orientation: Orientation = "auto",
+    log: Log = DEFAULT_LOG,
+) -> int:
     """Write the latent state of each cell as a table.
 
     Parameters
@@ -25,6 +32,8 @@ def latent(model: Path, *data: str, out: Path = Path("latent.csv"), log: Log = D
         Files of counts; by default the cells of the run.
     out
         Table to write: .csv, .tsv or .parquet.
+    orientation
+        What the rows of a text table (.csv, .tsv, .txt) are; auto tells by their names.
     log
         See `LogOptions`.
     """
@@ -32,7 +41,7 @@ def latent(model: Path, *data: str, out: Path = Path("latent.csv"), log: Log = D
     from celbo.results import write_frame
 
     with logged(log):
-        write_frame(latent_table(Asked.open(model, data)), out)
+        write_frame(latent_table(Asked.open(model, data, orientation=orientation)), out)
     print(out)
     return 0
 
@@ -49,6 +58,7 @@ def denoise(
     layer: str | None = None,
     batch_key: str | None = None,
     round_counts: Switch = False,
+    orientation: Orientation = "auto",
     seed: int = 0,
     log: Log = DEFAULT_LOG,
 ) -> int:
@@ -84,6 +94,8 @@ def denoise(
     round_counts
         Round decimals (of SoupX, decontX, RSEM, EM counts) to the nearest whole numbers, for a method that is fitted
         here; a model that was trained with it rounds by itself.
+    orientation
+        What the rows of a text table (.csv, .tsv, .txt) are; auto tells by their names.
     seed
         Seed of the draws, and of a fit.
     log
@@ -104,6 +116,7 @@ def denoise(
                 layer=layer,
                 batch_key=batch_key,
                 round_counts=round_counts,
+                orientation=orientation,
                 evaluate=evaluate,
                 genes=genes,
                 seed=seed,
@@ -112,7 +125,7 @@ def denoise(
         return 0
     with logged(log):
         write_denoised(
-            Asked.open(model, data),
+            Asked.open(model, data, orientation=orientation),
             out,
             genes=None if genes is None else read_genes(genes),
             transform_batch=transform_batch,

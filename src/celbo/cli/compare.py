@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged
+from celbo.data.schema import Orientation
 from celbo.errors import OptionError
 from celbo.pipeline.options import CompareConfig
 
@@ -40,6 +41,7 @@ def compare(
     batch_key: str | None = None,
     labels_key: str | None = None,
     round_counts: Switch = False,
+    orientation: Orientation = "auto",
     options: Annotated[CompareConfig, Flat] = _DEFAULT,
     resume: Switch = False,
     force: Switch = False,
@@ -64,6 +66,8 @@ def compare(
         Column of obs with the known label (cell type) of each cell, used to judge the methods only.
     round_counts
         Round decimals (of SoupX, decontX, RSEM, EM counts) to the nearest whole numbers.
+    orientation
+        What the rows of a text table (.csv, .tsv, .txt) are; auto tells by their names.
     options
         See `CompareConfig`.
     resume
@@ -85,6 +89,7 @@ def compare(
             batch_key=batch_key,
             labels_key=labels_key,
             round_counts=round_counts,
+            orientation=orientation,
             out=out,
             resume=resume,
             force=force,

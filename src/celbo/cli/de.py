@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, logged, table
+from celbo.data.schema import Orientation
 from celbo.pipeline.ask import Asked
 from celbo.pipeline.de import DifferentialConfig, compare_groups, differential_page
 from celbo.report.differential import write_differential_page
@@ -26,6 +27,7 @@ def de(
     *data: str,
     options: Annotated[DifferentialConfig, Flat] = _DEFAULT,
     out: Path = Path("de.csv"),
+    orientation: Orientation = "auto",
     report: Path | None = None,
     log: Annotated[LogOptions, Flat] = DEFAULT_LOG,
 ) -> int:
@@ -44,6 +46,8 @@ def de(
         See `DifferentialConfig`.
     out
         Table to write: .csv, .tsv or .parquet.
+    orientation
+        What the rows of a text table (.csv, .tsv, .txt) are; auto tells by their names.
     report
         Page to write: .html, with figures and a table that can be sorted and searched.
     log
@@ -52,7 +56,7 @@ def de(
     options.require_groups()
     table_path(out)
     with logged(log):
-        asked = Asked.open(model, data)
+        asked = Asked.open(model, data, orientation=orientation)
         found = compare_groups(asked, options)
         write_frame(found.table, out)
         if report is not None:

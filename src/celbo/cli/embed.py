@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged
+from celbo.data.schema import Orientation
 from celbo.errors import OptionError, listed
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def embed(
     *data: str,
     method: MethodName | None = None,
     out: Path | None = None,
+    orientation: Orientation = "auto",
     options: Annotated[EmbedOptions, Parameter(name="*")] = _DEFAULT,
     log: Annotated[LogOptions, Parameter(name="*")] = DEFAULT_LOG,
 ) -> int:
@@ -101,6 +103,8 @@ def embed(
     out
         .h5ad for the data with the slot (X_umap, ...); .csv, .tsv or .parquet for a table of the coordinates. By
         default a table, METHOD.csv.
+    orientation
+        What the rows of a text table (.csv, .tsv, .txt) are; auto tells by their names.
     options
         See `EmbedOptions`.
     log
@@ -119,7 +123,7 @@ def embed(
         raise OptionError("has an unknown ending", where=f"{str(file)!r}", fix="Use .h5ad, .csv, .tsv or .parquet.")
     given = _of_method(name, {**asdict(options), "round_counts": False})
     with logged(log):
-        adata = read(data[0] if len(data) == 1 else data)
+        adata = read(data[0] if len(data) == 1 else data, orientation=orientation)
         if options.round_counts:
             given["layer"], _ = with_rounded_layer(adata, options.layer)
         key = METHODS[name](adata, **given).key

@@ -32,7 +32,7 @@ from celbo.data.matrix import count_matrix_of, matrix_name
 from celbo.data.names import check_names, genomes_of
 from celbo.data.panels import check_panels
 from celbo.data.scan import KINDS, BadValues, Kind, Matrix, Scan, is_sparse, scan_matrix
-from celbo.data.schema import DataKeys
+from celbo.data.schema import DataKeys, Orientation
 from celbo.data.totals import check_totals, empty_droplets
 from celbo.errors import CelboError, CelboWarning, CountsError, OptionError, ReadError, SchemaError, listed
 
@@ -58,6 +58,7 @@ def check(
     continuous_covariate_keys: Sequence[str] = (),
     round_counts: bool = False,
     require_counts: bool = True,
+    orientation: Orientation = "auto",
 ) -> CheckResult:
     """Tell what is in a data set, whether it holds counts, what is wrong with it, and which keys suggest themselves.
 
@@ -75,6 +76,8 @@ def check(
         Whether decimals are to be rounded to whole numbers, see `celbo.round_counts`.
     require_counts
         Whether values must be counts (all likelihoods but "normal").
+    orientation
+        What the rows of a text table are, where `data` is one.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def check(
     ReadError
         If a file cannot be read.
     """
-    adata, files, told = _opened(data)
+    adata, files, told = _opened(data, orientation)
     several = {
         name: given if isinstance(given, str) else tuple(given)
         for name, given in (
@@ -130,7 +133,7 @@ def require(adata: AnnData, keys: DataKeys, *, require_counts: bool = True) -> N
     _checked(_as_anndata(adata), keys, require_counts=require_counts).raise_if_bad()
 
 
-def _opened(data: Any) -> tuple[AnnData, tuple[str, ...], list[Finding]]:
+def _opened(data: Any, orientation: Orientation) -> tuple[AnnData, tuple[str, ...], list[Finding]]:
     """Return the data, the files they came from, and what was told while these were read."""
     if not isinstance(data, str | Path | list | tuple):
         return _as_anndata(data), (), []
@@ -140,7 +143,7 @@ def _opened(data: Any) -> tuple[AnnData, tuple[str, ...], list[Finding]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", CelboWarning)
-        adata = read(files[0] if len(files) == 1 else files)
+        adata = read(files[0] if len(files) == 1 else files, orientation=orientation)
     told = [each.message for each in caught if isinstance(each.message, CelboWarning)]
     return adata, tuple(map(str, files)), [note(ReadError, w.what, fix=w.fix, flag=w.flag) for w in told]
 

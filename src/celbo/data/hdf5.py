@@ -28,7 +28,7 @@ _BLOCK_VALUES = 20_000_000  # dense values of a loom file held at once
 def read_hdf5(path: Path) -> Loaded:
     """Read an HDF5 file: AnnData (.h5ad), MuData (.h5mu), 10x (.h5) or loom."""
     if not h5py.is_hdf5(path):  # the mark may come after a header, as in a MuData
-        fix = "Copy or download it again; a table belongs into a .csv or .tsv file."
+        fix = "Copy or download it again; a table belongs in a .csv or .tsv file."
         raise ReadError("is not an HDF5 file, or one cut short", where=str(path), fix=fix)
     with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
         kind = _kind(file, path)
@@ -83,7 +83,7 @@ def read_zarr(path: Path) -> Loaded:
     with reading(path, "a Zarr folder of an AnnData"):
         group = zarr.open_group(path, mode="r")
         if not {"obs", "var"} <= set(group):
-            fix = "Give the folder that AnnData.write_zarr wrote."
+            fix = "Give the .zarr folder of an AnnData."
             value = f"it holds {listed(sorted(group), limit=5)}"
             raise ReadError("does not hold an AnnData", where=str(path), value=value, fix=fix)
         loaded = _tidied(anndata.read_zarr(path), "zarr", path)

@@ -70,7 +70,7 @@ def joined(parts: list[AnnData], paths: list[Path]) -> tuple[AnnData, list[str]]
 
 def _check_joinable(part: AnnData, path: Path) -> None:
     if part.X is None:
-        raise ReadError("has no X", where=str(path), fix="Put the counts into X to join files.")
+        raise ReadError("has no X", where=str(path), fix="Write the counts into X of the file to join it.")
     twice = part.var_names[part.var_names.duplicated()].unique()
     if len(twice):
         fix = "Name them in the file before joining."

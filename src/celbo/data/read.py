@@ -19,7 +19,8 @@ from celbo.data.hdf5 import read_hdf5, read_zarr
 from celbo.data.join import joined
 from celbo.data.loaded import Loaded
 from celbo.data.naming import unique_names
-from celbo.data.tables import Orientation, read_table
+from celbo.data.schema import Orientation
+from celbo.data.tables import read_table
 from celbo.data.tenx import read_mtx
 from celbo.errors import CelboWarning, OptionError, ReadError, listed, nearest
 
@@ -112,7 +113,9 @@ def _as_paths(given: AnyPath | Sequence[AnyPath]) -> list[Path]:
     real = [os.path.realpath(path) for path in paths]
     twice = [str(path) for at, path in enumerate(paths) if real[at] in real[:at]]
     if twice:
-        raise OptionError("names a file twice", where="path_or_paths", value=listed(twice), fix="Name each file once.")
+        raise OptionError(
+            "names a file twice", where="the list of files", value=listed(twice), fix="Name each file once."
+        )
     return paths
 
 

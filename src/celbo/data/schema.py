@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["DataKeys", "Schema"]
+__all__ = ["DataKeys", "Orientation", "Schema"]
+
+Orientation = Literal["auto", "cells", "genes"]
+"""What the rows of a text table are; "auto" tells by the names and, failing that, by the sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,11 @@ import pandas as pd
 from celbo.data.content import open_text
 from celbo.data.loaded import Loaded, named, reading
 from celbo.data.scan import Matrix
+from celbo.data.schema import Orientation
 from celbo.data.table_text import Table, is_number, numbered, parsed
 from celbo.errors import CelboWarning, ReadError, listed
 
-__all__ = ["Orientation", "guess_orientation", "read_table"]
-
-Orientation = Literal["auto", "cells", "genes"]
-"""What the rows of a table are."""
+__all__ = ["guess_orientation", "read_table"]
 
 _CELL_LIKE = re.compile(r"(^|[^A-Za-z])[ACGTN]{8,}([^A-Za-z]|$)|^(cell|barcode|sample|well)[-_. ]?\w*\d", re.IGNORECASE)
 _GENE_ID = re.compile(r"^(ENS[A-Z]*G\d{6,}|MT-|mt-|RP[LS]\d|Rp[ls]\d|LINC\d|LOC\d|WBGene\d|FBgn\d|AT[1-5]G\d{5})")

@@ -12,6 +12,7 @@ import pandas as pd
 
 from celbo import results
 from celbo.data.read import read
+from celbo.data.schema import Orientation
 from celbo.errors import OptionError
 from celbo.models.base import CountModel, DenoisingModel, Model
 from celbo.models.options import batch_codes, gene_positions
@@ -33,7 +34,7 @@ class Asked:
     adata: AnnData
 
     @classmethod
-    def open(cls, model: str | Path, data: Sequence[str]) -> Asked:
+    def open(cls, model: str | Path, data: Sequence[str], *, orientation: Orientation = "auto") -> Asked:
         """Load a model, or the model in the folder of a run, and bind cells to it.
 
         Parameters
@@ -42,6 +43,8 @@ class Asked:
             Folder of a model or of a run.
         data
             Files of counts; none takes the `result.h5ad` of the run.
+        orientation
+            What the rows of a text table are.
 
         Raises
         ------
@@ -56,7 +59,10 @@ class Asked:
             raise OptionError("are missing", where="the cells", fix="Name a file of counts after the model.")
         if not (folder / "model.json").exists() and (folder / "model" / "model.json").exists():
             folder = folder / "model"
-        adata = BUILT_IN[names[0]]() if names[0] in BUILT_IN else read(names if len(names) > 1 else names[0])
+        if names[0] in BUILT_IN:
+            adata = BUILT_IN[names[0]]()
+        else:
+            adata = read(names if len(names) > 1 else names[0], orientation=orientation)
         return cls(load(folder, adata), adata)
 
     @property

@@ -20,7 +20,7 @@ from celbo.data.components import log_normalised, principal_components
 from celbo.data.decimals import with_rounded_layer
 from celbo.data.genes import select_genes
 from celbo.data.obs import column_of
-from celbo.data.schema import DataKeys
+from celbo.data.schema import DataKeys, Orientation
 from celbo.errors import InputError, OptionError, listed
 from celbo.evaluate.baselines import gene_mean, knn_smoothing, no_denoising
 from celbo.evaluate.comparison import COLUMNS, Comparison, Picture
@@ -53,6 +53,7 @@ def compare(
     batch_key: str | None = None,
     labels_key: str | None = None,
     round_counts: bool = False,
+    orientation: Orientation = "auto",
     out: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -73,6 +74,8 @@ def compare(
         Every other option.
     layer, batch_key, labels_key, round_counts
         See `celbo.data.schema.DataKeys`.
+    orientation
+        What the rows of a text table (.csv, .tsv, .txt) are; auto tells by their names.
     out
         Folder for `compare.html`, the tables and the pictures; None writes nothing.
     resume
@@ -104,7 +107,7 @@ def compare(
         if isinstance(data, list | tuple)
         else ()
     )
-    adata = opened(TrainRunConfig(data=files), None if files else data)
+    adata = opened(TrainRunConfig(data=files, orientation=orientation), None if files else data)
     task, groups, about = _task(adata, keys, config)
     store = _Parts.open(out, {**asdict(config), **asdict(keys), **about}, resume=resume, force=force)
     baselines = _baselines(task)

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from cyclopts import Group, Parameter
 
-from celbo.data.schema import DataKeys
+from celbo.data.schema import DataKeys, Orientation
 from celbo.errors import InputError, OptionError, listed, nearest
 from celbo.training.plan import TrainConfig
 
@@ -100,6 +100,8 @@ class TrainRunConfig:
 
     data: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
     """Files of counts; several are joined on their shared genes."""
+    orientation: Annotated[Orientation, Parameter(group=_GROUPS["Data"])] = "auto"
+    """What the rows of a text table (.csv, .tsv, .txt) are: cells or genes; auto tells by their names."""
     out: str | None = None
     """Folder to write to."""
     model: str = "scvi"

@@ -15,6 +15,7 @@ from scipy import sparse
 from celbo import results
 from celbo.data.check import check
 from celbo.data.decimals import with_rounded_layer
+from celbo.data.schema import Orientation
 from celbo.errors import GenesError, OptionError, listed, nearest
 from celbo.evaluate.baselines import knn_smoothing
 from celbo.evaluate.denoising import mean_over_seeds, molecular_cross_validation
@@ -162,6 +163,7 @@ def denoise_files(
     layer: str | None = None,
     batch_key: str | None = None,
     round_counts: bool = False,
+    orientation: Orientation = "auto",
     evaluate: bool = False,
     genes: Path | None = None,
     seed: int = 0,
@@ -178,6 +180,8 @@ def denoise_files(
         .h5ad of expected counts; with `evaluate` the table of scores (another ending than .h5ad), which is printed too.
     layer, batch_key, round_counts
         See `celbo.data.schema.DataKeys`.
+    orientation
+        What the rows of a text table are.
     evaluate
         Whether to score.
     genes
@@ -185,7 +189,7 @@ def denoise_files(
     seed
         Seed of split and fit.
     """
-    adata = opened(TrainRunConfig(data=tuple(data)), None)
+    adata = opened(TrainRunConfig(data=tuple(data), orientation=orientation), None)
     if round_counts:
         layer, _ = with_rounded_layer(adata, layer)
     if evaluate:

@@ -147,7 +147,7 @@ def opened(config: TrainRunConfig, given: AnnData | None) -> AnnData:
         raise OptionError("are missing", where="the data", fix="Name at least one file of counts.")
     if len(config.data) == 1 and config.data[0] in BUILT_IN:
         return BUILT_IN[config.data[0]]()
-    return read(config.data[0] if len(config.data) == 1 else config.data)
+    return read(config.data[0] if len(config.data) == 1 else config.data, orientation=config.orientation)
 
 
 def _with_raw(job: Job[Any], adata: AnnData) -> AnnData:
