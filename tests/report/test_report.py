@@ -141,7 +141,7 @@ def hostile() -> str:
 
 
 def test_all_sections_are_there(page):
-    sections = ["short", "data", "quality", "training", "maps", "integration", "fit", "clusters", "genes", "made"]
+    sections = ["short", "maps", "integration", "clusters", "genes", "data", "quality", "training", "fit", "made"]
     assert [a["id"] for t, a in Page(page).elements if t == "section"] == sections
 
 
@@ -165,9 +165,10 @@ def test_the_policy_forbids_the_network_and_allows_one_script(page):
 
 
 @pytest.mark.parametrize("which", ["page", "hostile"])
-def test_only_our_two_scripts_and_no_handlers(which, request):
+def test_only_our_script_and_its_data_and_no_handlers(which, request):
     parsed = Page(request.getfixturevalue(which))
-    assert [a for t, a in parsed.elements if t == "script"] == [{"type": "application/json", "id": "marker-data"}, {}]
+    blocks = [{"type": "application/json", "id": name} for name in ("map-data", "marker-data")]
+    assert [a for t, a in parsed.elements if t == "script"] == [*blocks, {}]
     assert not [a for _, a in parsed.elements if any(key.startswith("on") for key in a)]
     assert not [t for t, _ in parsed.elements if t in {"img", "iframe", "object", "embed", "form", "link", "base"}]
 
@@ -236,13 +237,6 @@ def test_ten_thousand_cells_stay_below_five_megabytes(tmp_path):
     data = minimal(n_cells=n, labels=group, batch=group, clusters=group, library=rng.lognormal(8, 1, n))
     path = write_report(dataclasses.replace(data, embeddings={"before": xy, "after": -xy}), tmp_path / "report.html")
     assert path.stat().st_size < 2.5e6
-
-
-def test_more_than_fifty_thousand_cells_are_drawn_in_part():
-    n = 60_000
-    xy = np.random.default_rng(0).normal(size=(n, 2))
-    page = report_html(minimal(n_cells=n, embeddings={"after": xy}))
-    assert "A random 50,000 of the 60,000 cells are drawn." in page
 
 
 def test_two_hundred_clusters_make_a_page():

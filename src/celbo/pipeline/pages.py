@@ -23,7 +23,8 @@ from celbo.pipeline.explained import explained_by
 from celbo.pipeline.quality import CellQuality, cell_quality
 from celbo.pipeline.resolutions import resolutions_tried
 from celbo.pipeline.steps import DOUBLE_DIPPING, Job, counts_of, latent_slot
-from celbo.report.build import Categories, DotPlot, ReportData, top_markers
+from celbo.report.build import Categories, DotPlot, Expression, ReportData, top_markers
+from celbo.report.map import MAX_GENES, map_cells, map_genes
 from celbo.report.verdict import Explained
 
 if TYPE_CHECKING:
@@ -210,6 +211,14 @@ def _label_tables(found: Found) -> dict[str, pd.DataFrame | None]:
     }
 
 
+def _map_genes(found: Found) -> list[str]:
+    """Return the genes that the map offers: markers of all clusters, and then the most variable ones."""
+    var = found.adata.var
+    ranked = var["highly_variable_rank"].dropna().sort_values() if "highly_variable_rank" in var else var.iloc[:0, 0]
+    names = [*map_genes(found.markers), *ranked.index.astype(str)]
+    return list(dict.fromkeys(names))[:MAX_GENES]
+
+
 def _metrics_table(found: Found) -> pd.DataFrame:
     """Return the metrics of the two spaces, with those of the model on held-out cells."""
     table = found.metrics.copy()
@@ -274,6 +283,8 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
         markers=found.markers,
         gene_names=_gene_names(adata),
         markers_note=note,
+        cell_names=adata.obs_names.astype(str).tolist(),
+        expression=Expression.from_counts(counts, genes, _map_genes(found), map_cells(adata.n_obs)),
         dots=DotPlot.from_counts(counts, genes, found.clusters, top_markers(found.markers)),
         command=command,
         seed=config.seed,

@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 
 from celbo.files import atomic_text
-from celbo.report.data import Categories, DotPlot, ReportData, top_markers
+from celbo.report.data import Categories, DotPlot, Expression, ReportData, top_markers
+from celbo.report.index import index
+from celbo.report.map import map_json
 from celbo.report.markup import text
 from celbo.report.panels import key_numbers, sections
 from celbo.report.table import marker_json
 from celbo.report.whole import whole_page
 
-__all__ = ["Categories", "DotPlot", "ReportData", "report_html", "top_markers", "write_report"]
+__all__ = ["Categories", "DotPlot", "Expression", "ReportData", "report_html", "top_markers", "write_report"]
 
 
 def write_report(data: ReportData, path: str | os.PathLike[str]) -> Path:
@@ -41,14 +43,20 @@ def write_report(data: ReportData, path: str | os.PathLike[str]) -> Path:
 def report_html(data: ReportData) -> str:
     """Return the page as a string: no network, no inline script but one of known hash, every name escaped."""
     subtitle = text(data.model, 80) + (f" on {text(data.source, 200)}" if data.source else "")
+    written = sections(data)
     parts = {
         "title": text(data.title, 120),
         "subtitle": subtitle,
         "numbers": key_numbers(data),
-        "sections": sections(data),
+        "index": index(written),
+        "sections": written,
         "made": f" on {text(data.created, 60)}" if data.created else "",
+        "map_data": map_json(data),
         "marker_data": marker_json(data),
     }
     return whole_page(
-        "template.html", styles=["style.css", "quality.css"], scripts=["script.js", "quality.js"], parts=parts
+        "template.html",
+        styles=["style.css", "quality.css", "map.css"],
+        scripts=["script.js", "quality.js", "index.js", "decode.js", "map.js"],
+        parts=parts,
     )

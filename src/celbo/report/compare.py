@@ -12,6 +12,7 @@ from celbo.evaluate.comparison import Comparison
 from celbo.files import atomic_text
 from celbo.report.compare_panels import key_numbers, sections
 from celbo.report.data import Categories
+from celbo.report.index import index
 from celbo.report.markup import text
 from celbo.report.whole import whole_page
 
@@ -83,13 +84,17 @@ def write_compare_page(page: ComparePage, path: str | os.PathLike[str]) -> Path:
 
 def compare_html(page: ComparePage) -> str:
     """Return the page as a string: no network, no inline script but one of known hash, every name escaped."""
+    written = sections(page)
     parts = {
         "title": text(f"Which method for {_name(page.source)}?", 160),
         "subtitle": text(page.source, 300) if page.source else "cells given in memory",
         "numbers": key_numbers(page),
-        "sections": sections(page),
+        "index": index(written),
+        "sections": written,
     }
-    return whole_page("compare.html", styles=["style.css", "compare.css"], scripts=["compare.js"], parts=parts)
+    return whole_page(
+        "compare.html", styles=["style.css", "compare.css"], scripts=["compare.js", "index.js"], parts=parts
+    )
 
 
 def _name(source: str) -> str:

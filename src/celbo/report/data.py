@@ -16,7 +16,16 @@ from celbo.errors import InputError
 from celbo.plots.compared import top_genes
 from celbo.report.verdict import Explained
 
-__all__ = ["Categories", "ClusterName", "DotPlot", "ReportData", "cluster_names", "is_known", "top_markers"]
+__all__ = [
+    "Categories",
+    "ClusterName",
+    "DotPlot",
+    "Expression",
+    "ReportData",
+    "cluster_names",
+    "is_known",
+    "top_markers",
+]
 
 _UNKNOWN = {"", "unlabelled", "unlabeled", "unknown", "unassigned", "none", "nan", "na", "n/a"}
 
@@ -189,10 +198,7 @@ class DotPlot:
         genes
             The genes to show, a few dozen.
         """
-        position = {name: i for i, name in reversed(list(enumerate(gene_names)))}
-        chosen = [g for g in genes if g in position]
-        library = np.maximum(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(), 1.0)
-        few = sparse.csr_matrix(sparse.csc_matrix(counts)[:, [position[g] for g in chosen]], dtype=np.float64)
+        chosen, few = _log_normalised(counts, gene_names, genes)
         kept = np.flatnonzero(groups.codes >= 0)
         member = sparse.csr_matrix(
             (np.ones(len(kept)), (groups.codes[kept], kept)), shape=(len(groups.names), few.shape[0])
@@ -200,8 +206,54 @@ class DotPlot:
         size = np.maximum(groups.sizes, 1)[:, None]
         detected = few.copy()
         detected.data = (detected.data > 0).astype(np.float64)
-        few.data = np.log1p(few.data * np.repeat(1e4 / library, np.diff(few.indptr)))
-        return cls(tuple(chosen), groups.names, (member @ few).toarray() / size, (member @ detected).toarray() / size)
+        return cls(chosen, groups.names, (member @ few).toarray() / size, (member @ detected).toarray() / size)
+
+
+@dataclass(frozen=True)
+class Expression:
+    """Log-normalised expression of a few hundred genes in the cells that the map shows."""
+
+    genes: tuple[str, ...]
+    cells: NDArray[np.int64]
+    """Positions of the cells, in order; (shown cells,)."""
+    values: sparse.csc_matrix
+    """log1p(10,000 x count / library), (shown cells, genes)."""
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: sparse.csr_matrix,
+        gene_names: Sequence[str],
+        genes: Sequence[str],
+        cells: NDArray[np.int64],
+    ) -> Expression:
+        """Compute the values from raw counts.
+
+        Parameters
+        ----------
+        counts
+            Raw counts, (cells, all genes), any sparse format.
+        gene_names
+            Names of the columns of `counts`.
+        genes
+            The genes to offer, the most telling first; those that are not there are left out.
+        cells
+            Positions of the cells to show, in order.
+        """
+        chosen, values = _log_normalised(sparse.csr_matrix(counts)[cells], gene_names, genes)
+        return cls(chosen, np.asarray(cells, np.int64), sparse.csc_matrix(values, dtype=np.float32))
+
+
+def _log_normalised(
+    counts: sparse.csr_matrix, gene_names: Sequence[str], genes: Sequence[str]
+) -> tuple[tuple[str, ...], sparse.csr_matrix]:
+    """Return those of the genes that are there, and log1p(10,000 x count / library) of them."""
+    position = {name: i for i, name in reversed(list(enumerate(gene_names)))}
+    chosen = tuple(dict.fromkeys(g for g in genes if g in position))
+    library = np.maximum(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(), 1.0)
+    few = sparse.csr_matrix(sparse.csc_matrix(counts)[:, [position[g] for g in chosen]], dtype=np.float64)
+    few.data = np.log1p(few.data * np.repeat(1e4 / library, np.diff(few.indptr)))
+    return chosen, few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +311,10 @@ class ReportData:
     embeddings: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
     """Two-dimensional maps by title, each (cells, 2), in the order to show: {"Before (PCA)": ..., "After (scVI)": ...}.
     Each one a UMAP: of the principal components, and of the latent space."""
+    expression: Expression | None = None
+    """Genes that the map can be coloured by: `Expression.from_counts(..., map_genes(markers), map_cells(n_cells))`."""
+    cell_names: Sequence[str] | None = None
+    """Name of each cell, (cells,), for the map."""
     metrics: pd.DataFrame | None = None
     """`celbo.evaluate.compare_latents(...)`: columns metric, kind, before, after, best, chance, meaning."""
     purity: pd.DataFrame | None = None
@@ -316,6 +372,7 @@ class ReportData:
             "library": self.library,
             "detected": self.detected,
             "quality": self.quality,
+            "cell_names": self.cell_names,
             **{c.title: c.codes for c in (self.batch, self.labels, self.clusters) if c is not None},
             **self.embeddings,
         }

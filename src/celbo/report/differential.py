@@ -13,6 +13,7 @@ import pandas as pd
 from celbo.files import atomic_text
 from celbo.plots.compared import require
 from celbo.report.differential_panels import key_numbers, sections
+from celbo.report.index import index
 from celbo.report.markup import text
 from celbo.report.table import compared_rows, gene_json
 from celbo.report.whole import whole_page
@@ -82,16 +83,18 @@ def write_differential_page(page: DifferentialPage, path: str | os.PathLike[str]
 def differential_html(page: DifferentialPage) -> str:
     """Return the page as a string: no network, no inline script but one of known hash, every name escaped."""
     subtitle = text(page.model, 80) + (f" on {text(page.source, 300)}" if page.source else "")
+    written = sections(page)
     parts = {
         "title": text(f"Which genes differ by {page.groupby}?" if page.groupby else "Which genes differ?", 160),
         "subtitle": subtitle,
         "numbers": key_numbers(page),
-        "sections": sections(page),
+        "index": index(written),
+        "sections": written,
         "gene_data": gene_json(compared_rows(page.table)),
     }
     return whole_page(
         "differential.html",
         styles=["style.css", "differential.css"],
-        scripts=["script.js", "differential.js"],
+        scripts=["script.js", "differential.js", "index.js"],
         parts=parts,
     )

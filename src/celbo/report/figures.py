@@ -6,23 +6,22 @@ import base64
 import io
 import re
 import warnings
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celbo.plots import plot_embedding
-from celbo.plots.style import ACCENT, GRID, INK, MUTED, PAPER, new_axes
+from celbo.plots.style import ACCENT, GRID, INK, MUTED, PAPER, heat, new_axes
 from celbo.report.data import Categories, is_known
-from celbo.report.markup import text
+from celbo.report.markup import HEAT_STEPS, text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MAX_POINTS", "cloud", "drawn_cells", "inline_svg", "map_svg"]
+__all__ = ["cloud", "inline_svg", "map_svg"]
 
-MAX_POINTS = 50_000
-"""Cells drawn in a map; more are a random subset."""
 _SIDE = 600
 _TONES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", ACCENT: "accent"}
 
@@ -59,14 +58,19 @@ def inline_svg(ax: Axes, name: str, label: str) -> str:
     drawn = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", drawn)
     for tone, variable in _TONES.items():
         drawn = drawn.replace(tone, f"var(--{variable})")
+    tones = _heat_tones()
+    drawn = re.sub(r"#[0-9a-f]{6}\b", lambda found: tones.get(found[0], found[0]), drawn)
     return re.sub(r"\s*\n\s*", "\n", drawn)
 
 
-def drawn_cells(n_cells: int, seed: int = 0) -> NDArray[np.int64]:
-    """Positions of the cells that the maps show, at most `MAX_POINTS`."""
-    if n_cells <= MAX_POINTS:
-        return np.arange(n_cells)
-    return np.sort(np.random.default_rng(seed).choice(n_cells, MAX_POINTS, replace=False)).astype(np.int64)
+@cache
+def _heat_tones() -> dict[str, str]:
+    """The style sheet's tone for each colour of the scale of amounts."""
+    from matplotlib.colors import to_hex
+
+    scale = heat()
+    steps = {to_hex(scale(i)): round(i / (scale.N - 1) * (HEAT_STEPS - 1)) for i in range(scale.N)}
+    return {colour: f"var(--h{step})" for colour, step in steps.items()}
 
 
 def cloud(

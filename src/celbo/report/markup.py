@@ -14,6 +14,7 @@ from celbo.report.data import Categories
 from celbo.report.verdict import Verdict
 
 __all__ = [
+    "HEAT_STEPS",
     "as_json",
     "card",
     "facts",
@@ -22,6 +23,7 @@ __all__ = [
     "name",
     "number",
     "palette_of",
+    "ramp",
     "section",
     "sizes",
     "strip",
@@ -29,6 +31,9 @@ __all__ = [
 ]
 
 
+HEAT_STEPS = 16
+"""Tones of the scale of amounts in the style sheet, --h0 to --h15: on white the highest is the darkest, on near-black
+the brightest."""
 MISSING_MARK = 'class="card missing"'
 
 
@@ -111,6 +116,12 @@ def palette_of(categories: Categories) -> list[str]:
     places = categories.places
     colours = category_colors(max(places, default=-1) + 1)
     return [colours[place] if place >= 0 else MISSING for place in places]
+
+
+def ramp() -> str:
+    """Return the colour scale of amounts as a bar, in the page's light or dark tones."""
+    stops = ",".join(f"var(--h{i})" for i in range(HEAT_STEPS))
+    return f'<i style="background:linear-gradient(90deg,{stops})"></i>'
 
 
 def sizes(categories: Categories, palette: Sequence[str], limit: int = 12) -> str:

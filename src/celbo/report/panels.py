@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +10,12 @@ from numpy.typing import NDArray
 
 from celbo import plots
 from celbo.plots.names import shown
-from celbo.plots.style import heat, new_axes
+from celbo.plots.style import new_axes
 from celbo.report import verdict
 from celbo.report.data import Categories, ReportData
-from celbo.report.figures import MAX_POINTS, drawn_cells, inline_svg, map_svg
-from celbo.report.markup import card, facts, legend, missing, number, palette_of, section, sizes, strip, text
+from celbo.report.figures import inline_svg
+from celbo.report.map import maps
+from celbo.report.markup import card, facts, legend, missing, number, palette_of, ramp, section, sizes, strip, text
 from celbo.report.provenance import provenance
 from celbo.report.purity_table import purity_table
 from celbo.report.quality import quality_section
@@ -23,8 +23,6 @@ from celbo.report.table import marker_panel
 from celbo.report.verdict import Verdict
 
 __all__ = ["dot_key", "key_numbers", "sections"]
-
-Positions = NDArray[np.int64]
 
 _KINDS = {
     "batch": "Batches: mixed is good",
@@ -39,7 +37,7 @@ MAX_DOTS = 120
 
 def sections(data: ReportData) -> str:
     """Return all sections, in order."""
-    parts = (in_short, went_in, quality_section, training, maps, integration, fit, clusters, genes, provenance)
+    parts = (in_short, maps, integration, clusters, genes, went_in, quality_section, training, fit, provenance)
     return "\n".join(part(data) for part in parts)
 
 
@@ -88,7 +86,7 @@ def in_short(data: ReportData) -> str:
         for key, title, v in rows
         if v is not None
     )
-    return f'<section id="short"><h2>In short</h2><ul class="card short">{lines}</ul></section>'
+    return f'<section id="short"><h2>In short</h2><ul class="card short">{lines}</ul>{_warnings(data)}</section>'
 
 
 def went_in(data: ReportData) -> str:
@@ -115,7 +113,6 @@ def went_in(data: ReportData) -> str:
         see="The counts as they were read, before any model.",
         look="Two humps in counts or genes per cell: empty droplets, or doublets, or batches of different depth.",
         body=[
-            _warnings(data),
             f'<div class="grid {"three" if len(cards) == 3 else "two"}">{"".join(cards)}</div>',
             f'<div class="grid three">{"".join(_histograms(data))}</div>',
         ],
@@ -149,37 +146,6 @@ def training(data: ReportData) -> str:
         see="What training raises (the ELBO, where there is one), on the cells it learned from and on cells held out.",
         look="Both curves flat at the end, close together, no jumps. A falling validation curve means overfitting.",
         body=body,
-    )
-
-
-def maps(data: ReportData) -> str:
-    """Return the section of the maps: one card a colouring, the embeddings side by side."""
-    cards = []
-    if data.embeddings:
-        cells = drawn_cells(data.n_cells)
-        for group, title in ((data.batch, "batch"), (data.labels, "label"), (data.clusters, "cluster")):
-            if group is not None and len(group.names) > 1:
-                cards.append(_category_maps(data, cells, group, title))
-        if data.library is not None:
-            cards.append(_amount_maps(data, cells, data.library, "By library size", "counts"))
-        if data.detected is not None and len(cards) % 2:
-            cards.append(_amount_maps(data, cells, data.detected, "By genes per cell", "genes"))
-        if not cards:
-            cards.append(card("All cells", _pair(data, cells, None, None, None)))
-    drawn = (
-        f"A random {MAX_POINTS:,} of the {data.n_cells:,} cells are drawn. "
-        if data.n_cells > MAX_POINTS and cards
-        else ""
-    )
-    lacking = [word for word, group in (("batches", data.batch), ("labels", data.labels)) if _few(group)]
-    absent = f"There is no map by {' or '.join(lacking)}: fewer than two are known." if lacking and cards else ""
-    grid = f'<div class="grid two">{"".join(cards)}</div>' if cards else missing("No map was computed.")
-    return section(
-        "maps",
-        "The map of cells",
-        see="Each dot is a cell; similar cells lie together. The same cells before and after the model.",
-        look="After: colours of batches mixed, colours of labels apart, and no region made of shallow cells alone.",
-        body=[grid, f'<p class="note">{drawn}{absent}</p>' if drawn or absent else ""],
     )
 
 
@@ -364,47 +330,6 @@ def _histograms(data: ReportData) -> Iterator[str]:
             yield _chart(title, inline_svg(ax, f"histogram-{title}", f"histogram: {x}"))
 
 
-def _category_maps(data: ReportData, cells: Positions, group: Categories, title: str) -> str:
-    palette = palette_of(group)
-    codes = group.codes[cells]
-    known: Any = [int(c) if c >= 0 else None for c in codes]
-    color = pd.Series(pd.Categorical(known, categories=range(len(group.names))))
-    names = Categories(group.title, codes, group.names) if title != "batch" else None
-    return card(
-        f"By {title}{_column(group, title)}", _pair(data, cells, color, palette, names) + legend(group, palette)
-    )
-
-
-def _amount_maps(data: ReportData, cells: Positions, values: NDArray[np.float64], title: str, unit: str) -> str:
-    drawn = np.asarray(values, np.float64)[cells]
-    low, high = np.percentile(drawn, [1, 99])
-    ramp = f'<div class="ramp">{low:,.0f}{_ramp()}{high:,.0f} {unit}, log scale</div>'
-    return card(title, _pair(data, cells, pd.Series(np.log1p(drawn)), None, None) + ramp)
-
-
-def _pair(
-    data: ReportData,
-    cells: Positions,
-    color: pd.Series | None,
-    palette: list[str] | None,
-    names: Categories | None,
-) -> str:
-    out = []
-    for title, xy in data.embeddings.items():
-        drawn = map_svg(
-            np.asarray(xy, np.float64)[cells], color, palette=palette, names=names, label=f"map of cells, {title}"
-        )
-        out.append(f"<div>{drawn}<p>{text(title, 40)}</p></div>")
-    return f'<div class="pair">{"".join(out)}</div>'
-
-
-def _ramp() -> str:
-    """The colour scale of amounts as a bar."""
-    scale = heat()
-    stops = ",".join("#" + "".join(f"{round(255 * c):02x}" for c in scale(i / 6)[:3]) for i in range(7))
-    return f'<i style="background:linear-gradient(90deg,{stops})"></i>'
-
-
 def _metric_rows(table: pd.DataFrame) -> Iterator[str]:
     words = {"good": "good", "fair": "fair", "poor": "poor"}
     for kind, rows in table.groupby("kind", sort=False):
@@ -458,6 +383,6 @@ def dot_key(group: str = "cluster") -> str:
         for share, d in ((10, 4.7), (50, 10.6), (100, 15.0))
     )
     return (
-        f'<div class="ramp"><b>colour</b> each gene\'s lowest {group}{_ramp()}its highest<span class="gap"></span>'
+        f'<div class="ramp"><b>colour</b> each gene\'s lowest {group}{ramp()}its highest<span class="gap"></span>'
         f"<b>size</b> cells with a count {dots}</div>"
     )
