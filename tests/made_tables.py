@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from celbo.posterior.markers import marker_score
+
 COLUMNS = (
     "group1", "group2", "proba_de", "bayes_factor", "lfc_mean", "lfc_median", "lfc_std", "lfc_lower", "lfc_upper",
-    "scale1", "scale2", "raw_mean1", "raw_mean2", "detection1", "detection2", "expected_fdr", "is_de", "delta",
-    "pseudocount",
+    "scale1", "scale2", "raw_mean1", "raw_mean2", "detection1", "detection2", "auroc", "marker_score", "expected_fdr",
+    "is_de", "delta", "pseudocount",
 )  # fmt: skip
 
 
@@ -33,6 +35,7 @@ def compared(
     middle = true + sd * rng.normal(size=n_genes) * 0.6
     p = np.clip(norm.sf(delta, middle, sd) + norm.cdf(-delta, middle, sd), 1e-12, 1 - 1e-12)
     scale1 = scale2 * 2**middle
+    auroc = norm.cdf(np.sqrt(3e3) * (np.sqrt(scale1) - np.sqrt(scale2)) * np.sqrt(2))
     names = genes or [f"GENE{i}" for i in range(n_genes)]
     table = pd.DataFrame(
         {
@@ -40,6 +43,7 @@ def compared(
             "lfc_mean": middle, "lfc_median": middle, "lfc_std": sd, "lfc_lower": middle - 1.96 * sd,
             "lfc_upper": middle + 1.96 * sd, "scale1": scale1, "scale2": scale2, "raw_mean1": 3e3 * scale1,
             "raw_mean2": 3e3 * scale2, "detection1": -np.expm1(-3e3 * scale1), "detection2": -np.expm1(-3e3 * scale2),
+            "auroc": auroc, "marker_score": marker_score(middle - 1.96 * sd, middle + 1.96 * sd, auroc),
         },
         index=pd.Index(names, name="gene"),
     ).sort_values("bayes_factor", ascending=False, kind="stable")  # fmt: skip

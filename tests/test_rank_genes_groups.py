@@ -45,8 +45,7 @@ def test_scanpy_reads_the_numbers_of_the_table(adata: anndata.AnnData) -> None:
     np.testing.assert_allclose(found["pvals_adj"], rows["expected_fdr"])
     np.testing.assert_allclose(found["pct_nz_group"], rows["detection1"])
     np.testing.assert_allclose(found["pct_nz_reference"], rows["detection2"])
-    expected = -np.sign(rows["lfc_median"]) * np.log1p(-rows["proba_de"])
-    np.testing.assert_allclose(found["scores"], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["scores"], rows["marker_score"], rtol=1e-6)
 
 
 def test_genes_surely_higher_lead_and_genes_surely_lower_are_last(adata: anndata.AnnData) -> None:
@@ -54,8 +53,11 @@ def test_genes_surely_higher_lead_and_genes_surely_lower_are_last(adata: anndata
     for group in GROUPS:
         rows = TABLE[TABLE["group1"] == group].loc[written["names"][group]]
         assert (np.diff(written["scores"][group]) <= 0).all()
-        sure = rows["is_de"].to_numpy() * np.sign(rows["lfc_median"].to_numpy())
+        sure = np.sign(rows["marker_score"].to_numpy())
         assert (np.diff(sure) <= 0).all() and sure[0] == 1 and sure[-1] == -1
+        unsure = rows[rows["marker_score"] == 0]
+        evidence = np.sign(unsure["lfc_median"]) * np.logaddexp(0, unsure["bayes_factor"])
+        assert len(unsure) > 3 and (np.diff(evidence) <= 0).all()
 
 
 def test_scanpy_draws_it(adata: anndata.AnnData) -> None:
@@ -104,17 +106,17 @@ def test_one_comparison_of_two_groups_names_its_reference(adata: anndata.AnnData
 
 def test_probabilities_next_to_one_are_told_apart(adata: anndata.AnnData) -> None:
     odds = np.linspace(700, 40, 30)
-    table = compared("T", n_genes=30).assign(bayes_factor=odds, proba_de=1.0, lfc_median=1.0)
+    table = compared("T", n_genes=30).assign(bayes_factor=odds, proba_de=1.0, lfc_median=1.0, marker_score=1.0)
     found = celbo.to_rank_genes_groups(table, adata=adata, groupby="type")
     np.testing.assert_allclose(np.log(found["pvals"]["T"]), -odds)
     assert found["names"]["T"].tolist() == table.index.tolist()
 
 
-def test_mode_vanilla_keeps_its_signed_bayes_factor(adata: anndata.AnnData) -> None:
+def test_mode_vanilla_has_the_probability_of_a_wrong_direction(adata: anndata.AnnData) -> None:
     table = vanilla(group1="T", n_genes=30)
     found = celbo.to_rank_genes_groups(table, adata=adata, groupby="type")
     rows = table.loc[found["names"]["T"]]
-    np.testing.assert_allclose(found["scores"]["T"], rows["bayes_factor"], rtol=1e-6)
+    np.testing.assert_allclose(found["scores"]["T"], rows["marker_score"], rtol=1e-6)
     wrong = np.minimum(rows["proba_higher"], 1 - rows["proba_higher"]).to_numpy()
     np.testing.assert_allclose(found["pvals"]["T"], wrong)
     expected = [wrong[wrong <= w].mean() for w in wrong]

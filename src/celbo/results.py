@@ -94,9 +94,8 @@ def to_rank_genes_groups(
     So `sc.pl.rank_genes_groups`, `sc.pl.rank_genes_groups_dotplot` and `sc.get.rank_genes_groups_df` work on it. Each
     group 1 of the table becomes a group there. What the fields hold, as `params["fields"]` says too:
 
-    - `scores`: evidence with the sign of the fold change, so that genes higher in the group lead:
-      sign(LFC) x log(1 + exp(bayes_factor)), which is minus the natural log of 1 - proba_de. Of mode "vanilla" it is
-      `bayes_factor`, which has a sign.
+    - `scores`: `marker_score`, by which celbo's own tables and figures rank: the genes of each group that tell it apart
+      best lead, and those lower in it are last. Genes of the same score are in the order of their evidence.
     - `logfoldchanges`: `lfc_median`, log2.
     - `pvals`: 1 - proba_de. This is no p-value: it is the posterior probability that the gene does not differ by more
       than delta. Of mode "vanilla": the probability that the direction is wrong.
@@ -163,11 +162,12 @@ def to_rank_genes_groups(
 
 
 _CHANGE_FIELDS = (
-    "scores: sign(LFC) * log(1 + exp(bayes_factor)); pvals: 1 - proba_de, which is no p-value; "
+    "scores: marker_score, sure log2 fold change * sqrt(2 AUROC - 1); pvals: 1 - proba_de, which is no p-value; "
     "pvals_adj: expected false discovery rate of the genes with at least this evidence"
 )
 _VANILLA_FIELDS = (
-    "scores: bayes_factor; pvals: probability that the direction is wrong, which is no p-value; "
+    "scores: marker_score, log2 fold change * sqrt(2 AUROC - 1); "
+    "pvals: probability that the direction is wrong, which is no p-value; "
     "pvals_adj: expected share of wrong directions among the genes with at least this evidence"
 )
 
@@ -183,7 +183,7 @@ def _by_group(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     where, fix = "the table of differential expression", "Give what model.differential_expression(...) returns."
     if not isinstance(table, pd.DataFrame) or table.empty:
         raise InputError("has no rows", where=where, fix=fix)
-    needed = ["group1", "group2", "bayes_factor", "lfc_median", "detection1", "detection2"]
+    needed = ["group1", "group2", "bayes_factor", "lfc_median", "detection1", "detection2", "marker_score"]
     needed += [] if "proba_higher" in table else ["expected_fdr"]
     missing = [name for name in needed if name not in table]
     if missing:
@@ -218,15 +218,16 @@ def _rank_fields(rows: pd.DataFrame) -> dict[str, Any]:
     odds = rows["bayes_factor"].to_numpy(np.float64)
     lfc = rows["lfc_median"].to_numpy(np.float64)
     if "proba_higher" in rows:
-        scores, wrong = odds, np.exp(-np.logaddexp(0, np.abs(odds)))
+        evidence, wrong = odds, np.exp(-np.logaddexp(0, np.abs(odds)))
         order = np.argsort(wrong, kind="stable")
         share = np.empty_like(wrong)
         share[order] = np.cumsum(wrong[order]) / np.arange(1, len(wrong) + 1)
     else:
-        scores = np.sign(lfc) * np.logaddexp(0, odds)
+        evidence = np.sign(lfc) * np.logaddexp(0, odds)
         wrong = np.exp(-np.logaddexp(0, odds))  # 1 - proba_de, without its rounding
         share = rows["expected_fdr"].to_numpy(np.float64)
-    order = np.lexsort((-lfc, -scores))
+    scores = rows["marker_score"].to_numpy(np.float64)
+    order = np.lexsort((-lfc, -evidence, -scores))
     values = {"scores": scores, "logfoldchanges": lfc, "pvals": wrong, "pvals_adj": share}
     return {"names": rows.index.to_numpy(object)[order], **{name: value[order] for name, value in values.items()}}
 

@@ -22,6 +22,7 @@ COLUMNS = {
     "group1": "O", "group2": "O", "proba_de": "f", "bayes_factor": "f",
     "lfc_mean": "f", "lfc_median": "f", "lfc_std": "f", "lfc_lower": "f", "lfc_upper": "f",
     "scale1": "f", "scale2": "f", "raw_mean1": "f", "raw_mean2": "f", "detection1": "f", "detection2": "f",
+    "auroc": "f", "marker_score": "f",
     "expected_fdr": "f", "is_de": "b", "delta": "f", "pseudocount": "f",
 }  # fmt: skip
 VANILLA = {
@@ -81,9 +82,9 @@ def test_the_columns_are_those_of_the_contract(model, options, columns) -> None:
 
 @pytest.mark.parametrize("options", [{}, PUBLISHED, {"calibrated": False, "n_samples": 100}, {"test_mode": "two"}])
 @pytest.mark.parametrize("target", [0.01, 0.2])
-def test_the_strongest_come_first_and_are_called_down_to_the_target(model, options, target) -> None:
+def test_genes_are_called_in_the_order_of_their_evidence_down_to_the_target(model, options, target) -> None:
     table = ask(model, group1=None, fdr_target=target, **options)
-    for _, part in table.groupby("group1"):
+    for _, part in table.sort_values(["proba_de", "expected_fdr"], ascending=[False, True]).groupby("group1"):
         assert part["proba_de"].between(0, 1).all()
         assert (np.diff(part["proba_de"]) <= 1e-12).all()
         assert (np.diff(part["expected_fdr"]) >= 0).all()
@@ -111,8 +112,29 @@ def test_the_published_rule_calls_by_the_bayes_factor(model) -> None:
     expected = np.log((p + 0.0005) / (1 - p + 0.0005))
     assert table["bayes_factor"].to_numpy() == pytest.approx(expected.to_numpy())
     assert (table["is_de"] == (table["bayes_factor"].abs() > 3)).all()
-    assert table["bayes_factor"].abs().is_monotonic_decreasing
     assert (np.sign(table["bayes_factor"]) == np.sign(table["lfc_mean"]))[:30].all()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"calibrated": False}, {"mode": "vanilla"}], ids=["calibrated", "pairs", "vanilla"]
+)
+def test_the_called_come_first_by_the_size_of_their_score_and_ties_by_evidence(model, options) -> None:
+    for _, part in ask(model, group1=None, **options).groupby("group1"):
+        size, evidence = (
+            part["marker_score"].abs(),
+            part["bayes_factor"].abs() if "mode" in options else part["bayes_factor"],
+        )
+        keys = list(zip(~part["is_de"], -size, -evidence, strict=True))
+        assert keys == sorted(keys) and 0 < part["is_de"].sum() < len(part)
+
+
+def test_the_score_is_the_sure_fold_change_times_the_root_of_the_separation(model) -> None:
+    table = ask(model)
+    apart = 2 * table["auroc"] - 1
+    rise = table["lfc_lower"].clip(lower=0) * np.sqrt(apart.clip(lower=0))
+    fall = table["lfc_upper"].clip(upper=0) * np.sqrt((-apart).clip(lower=0))
+    assert table["marker_score"].to_numpy() == pytest.approx((rise + fall).to_numpy(), abs=1e-12)
+    assert (table["marker_score"] > 0.3).sum() > 5 and (table["marker_score"] < -0.3).sum() > 5
 
 
 @pytest.mark.parametrize(

@@ -312,17 +312,18 @@ def test_dot_plot_is_the_mean_of_log_counts_and_the_share_detected():
     assert found.fraction[2] == pytest.approx((counts > 0)[groups.codes == 2][:, [4, 1]].mean(0))
 
 
-def test_top_markers_prefer_sure_and_detected_genes_by_fold_change():
+def test_top_markers_are_the_called_genes_by_their_score():
     table = pd.DataFrame(
         {
             "group1": ["a"] * 5,
             "bayes_factor": [9, 5, 4, 8, 1],
             "lfc_median": [1.0, 3.0, 2.0, 9.0, 8.0],
-            "detection1": [0.9, 0.8, 0.7, 0.01, 0.9],
+            "marker_score": [0.3, 2.0, 1.5, 0.2, 2.5],
         },
         index=["house", "best", "second", "rare", "unsure"],
     )
-    assert top_markers(table, 3) == ["best", "second", "house"]
+    assert top_markers(table, 4) == ["best", "second", "house", "rare"]
+    assert top_markers(table.sample(frac=1, random_state=0), 5) == ["best", "second", "house", "rare", "unsure"]
 
 
 def test_a_cluster_is_named_by_number_majority_label_and_top_genes():

@@ -101,7 +101,8 @@ def differential_expression(
 
     Returns
     -------
-    One row a gene and comparison, index `gene`, within a comparison the strongest evidence first:
+    One row a gene and comparison, index `gene`. Within a comparison those called first, by the size of
+    `marker_score`, then the others by the same, and by their evidence where it is 0:
 
     - group1, group2: names of the sides; group2 is "rest" for all other cells ("all others" where a group is called
       "rest").
@@ -109,7 +110,11 @@ def differential_expression(
       P(rho_1 > rho_2), and the log of its odds, negative where group 2 has more.
     - lfc_mean, lfc_median, lfc_std, lfc_lower, lfc_upper: posterior of the fold change (log2, 1 over 2).
     - scale1, scale2: mean expected share of the gene among all counts.
-    - raw_mean1, raw_mean2 (counts), detection1, detection2 (share of cells with a count).
+    - raw_mean1, raw_mean2 (counts), detection1, detection2 (share of cells with a count), auroc (probability that a
+      cell of group 1 has more of the gene, per total count, than one of group 2).
+    - marker_score: what ranks the genes that tell the groups apart, in log2 and negative for genes lower in group 1:
+      the end of the interval of the fold change that is nearer to 0, times sqrt(2 auroc - 1). Where the comparison is
+      not corrected by counts, lfc_median takes the place of that end.
     - expected_fdr, is_de: expected share of false calls if this gene and all above it are called (of a gene that
       more likely does not differ, at least the probability of that); whether it is called, at most the target.
       With "vanilla" is_de is |bayes_factor| > 3, the rule of the paper, and there is no expected_fdr.

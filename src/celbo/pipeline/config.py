@@ -79,7 +79,7 @@ class GraphConfig:
     min_dist: float = 0.3
     """Smallest distance between points in the UMAP."""
     n_markers: int = 100
-    """Genes kept for each cluster in the table of markers; 0 is all that are higher there."""
+    """Genes kept for each cluster in the table of markers, the best first; 0 is all that are higher there."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values with an `OptionError` that names the option."""

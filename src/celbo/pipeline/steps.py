@@ -347,7 +347,8 @@ def markers_of(
     Returns
     -------
     The rows of `model.differential_expression(groupby=groups)` with a positive fold change: one row a gene and group,
-    index gene, the strongest evidence first. Empty where there are fewer than two groups.
+    index gene, those that tell the group apart best first (column `marker_score`). Empty where there are fewer than two
+    groups.
     """
     if groups.dropna().nunique() < 2:
         return no_markers()

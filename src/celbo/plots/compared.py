@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from celbo.data.groups import REST
 from celbo.errors import InputError, OptionError, listed
 
-__all__ = ["REST", "called", "comparisons_of", "evidence", "expression_of", "one_comparison", "require", "top_genes"]
+__all__ = [
+    "REST", "called", "comparisons_of", "evidence", "expression_of", "one_comparison", "ranked_genes",
+    "require", "top_genes",
+]  # fmt: skip
 
 Doubles = NDArray[np.float64]
 
 _CLEAR = 3.0
 """Log odds (about 20 to 1) from which a gene is taken as surely different where the table has no calls."""
-_FOUND = 0.25
-"""Share of a group's cells that must have a count of a gene which stands for the group in a picture."""
 
 
 def require(table: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -89,10 +90,7 @@ def called(rows: pd.DataFrame) -> NDArray[np.int64]:
 
 
 def top_genes(rows: pd.DataFrame, n_genes: int = 3, *, higher: bool = True) -> list[str]:
-    """Return genes that stand for a group in a picture.
-
-    First those that are called and found in a quarter of the group's cells, by the end of the credible interval of the
-    fold change that is nearer to zero (or by the fold change, without intervals); then the others by their evidence.
+    """Return the genes that tell a group apart best, the best first: the first of `ranked_genes`.
 
     Parameters
     ----------
@@ -103,16 +101,36 @@ def top_genes(rows: pd.DataFrame, n_genes: int = 3, *, higher: bool = True) -> l
     higher
         Genes higher in group 1; False: those higher in group 2.
     """
-    sign, side = (1, 1) if higher else (-1, 2)
-    rows = rows[sign * rows["lfc_median"].to_numpy(np.float64) > 0]
-    rows = rows.iloc[np.argsort(-evidence(rows), kind="stable")]
-    end = next(c for c in ("lfc_lower" if higher else "lfc_upper", "lfc_median") if c in rows)
-    clear = called(rows) == sign
-    if f"detection{side}" in rows:
-        clear &= rows[f"detection{side}"].to_numpy(np.float64) >= _FOUND
-    size = sign * rows[end].to_numpy(np.float64)
-    order = np.lexsort((np.arange(len(rows)), -np.where(clear, size, -np.inf), ~clear))
-    return [str(gene) for gene in dict.fromkeys(rows.index[order])][:n_genes]
+    return [str(gene) for gene in dict.fromkeys(ranked_genes(rows, higher=higher).index)][:n_genes]
+
+
+def ranked_genes(rows: pd.DataFrame, *, higher: bool | None = True) -> pd.DataFrame:
+    """Return the genes of a comparison, those that tell its groups apart best first: the one ranking of markers.
+
+    The called ones come first, by the column `marker_score` (`celbo.posterior.markers`) or, in a table without it, by
+    the end of the credible interval of the fold change that is nearer to zero; where these are equal, by evidence.
+
+    Parameters
+    ----------
+    rows
+        The rows of one comparison.
+    higher
+        Genes higher in group 1; False: those higher in group 2; None: both.
+    """
+    if higher is not None:
+        rows = rows[(1 if higher else -1) * rows["lfc_median"].to_numpy(np.float64) > 0]
+    size = _size(rows)
+    return rows.iloc[np.lexsort((np.arange(len(rows)), -evidence(rows), -size, called(rows) == 0))]
+
+
+def _size(rows: pd.DataFrame) -> Doubles:
+    """Return the size of the score of each gene; (rows,)."""
+    if "marker_score" in rows:
+        return np.abs(rows["marker_score"].to_numpy(np.float64))
+    ends = [name for name in ("lfc_lower", "lfc_upper") if name in rows] or ["lfc_median"]
+    sign = np.sign(rows["lfc_median"].to_numpy(np.float64))
+    size: Doubles = np.min([sign * rows[name].to_numpy(np.float64) for name in ends], axis=0)
+    return size
 
 
 def expression_of(

@@ -33,6 +33,7 @@ from celbo.data.groups import Comparison, Groups
 from celbo.errors import CelboWarning, InputError, OptionError, listed
 from celbo.posterior.contrast import Contrast, contrast
 from celbo.posterior.density import densest_cells
+from celbo.posterior.markers import aurocs, marker_score
 from celbo.posterior.pairs import Pairs, compare_pairs, default_pseudocount, log_odds
 from celbo.posterior.population import gene_slices, raw_statistics
 from celbo.posterior.shrinkage import FoldChanges, OnGrid, TestMode, expected_fdr
@@ -142,6 +143,7 @@ def differential_expression(
     question.check(data, over_samples=samples is not None)
     _require_cells(groups)
     raw = raw_statistics(data, groups.cells)
+    apart = aurocs(data, groups)
     sizes = np.array([len(cells) for cells in groups.cells], np.float64)
     if question.densest is not None:
         kept = [densest_cells(network, data, cells, question.densest, seed=question.seed) for cells in groups.cells]
@@ -153,8 +155,8 @@ def differential_expression(
         found = _pairs(network, data, groups, question, batches)
     return pd.concat(
         [
-            _table(data, question, comparison, one, _raw_columns(comparison, raw, sizes))
-            for comparison, one in zip(groups.comparisons, found, strict=True)
+            _table(data, question, comparison, one, _raw_columns(comparison, raw, sizes) | {"auroc": auroc})
+            for comparison, one, auroc in zip(groups.comparisons, found, apart, strict=True)
         ]
     )
 
@@ -408,6 +410,7 @@ def _table(
         "scale1": found.scale1,
         "scale2": found.scale2,
         **raw,
+        "marker_score": _score(changes, question, raw["auroc"]),
     }
     if question.mode == "vanilla":
         columns |= {"is_de": np.abs(evidence) > _STRONG, "pseudocount": found.pseudocount}
@@ -421,4 +424,11 @@ def _table(
     table = pd.DataFrame(columns, index=pd.Index(data.schema.genes, name="gene"))
     strength = np.abs(evidence) if question.mode == "vanilla" else evidence
     weakness = -strength if question.mode == "vanilla" else changes.not_p  # the same, but for sums that round
-    return table.iloc[np.lexsort((-np.abs(changes.mean), -strength, weakness))]
+    size = np.abs(columns["marker_score"])
+    return table.iloc[np.lexsort((-np.abs(changes.mean), -strength, weakness, -size, ~columns["is_de"]))]
+
+
+def _score(changes: FoldChanges, question: Question, auroc: Doubles) -> Doubles:
+    if question.corrected:
+        return marker_score(changes.lower, changes.upper, auroc)
+    return marker_score(changes.median, changes.median, auroc)  # intervals are those of pairs of single cells

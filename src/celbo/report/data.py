@@ -387,8 +387,9 @@ class ReportData:
 
 
 def top_markers(markers: pd.DataFrame, per_group: int = 3) -> list[str]:
-    """Return `per_group` genes of each `group1` that stand for it in a picture: surely higher there, found in many of
-    its cells, and of those the surely largest fold changes (see `celbo.plots.compared.top_genes`); each gene once.
+    """Return the `per_group` genes of each `group1` that tell it apart best, each gene once.
+
+    The order is that of `celbo.plots.compared.ranked_genes`, which the tables have too.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from celbo.plots.compared import called, comparisons_of, evidence
+from celbo.plots.compared import called, comparisons_of, ranked_genes
 from celbo.plots.names import shown
 from celbo.report.data import ReportData
 from celbo.report.markup import as_json, facts, missing, text
@@ -51,8 +51,18 @@ COLUMNS = {
     "raw_mean2": ("mean out", "Mean count in group 2", 2),
     "detection1": ("found in", "Share of the cells of group 1 with a count", 3),
     "detection2": ("found out", "Share of the cells of group 2 with a count", 3),
+    "auroc": (
+        "AUROC",
+        "Probability that a cell of group 1 has more of the gene, per total count, than one of group 2",
+        3,
+    ),
+    "marker_score": (
+        "score",
+        "What ranks the genes: the end of the fold change's interval nearer to 0, times the root of 2 AUROC - 1",
+        2,
+    ),
 }
-_RANK = ("bayes_factor", "proba_higher", "proba_de", "lfc_median")
+_RANK = ("marker_score", "bayes_factor", "proba_higher", "proba_de", "lfc_median")
 _TEXT = {"group1", "group2", "comparison", "gene", "call"}
 
 
@@ -125,13 +135,13 @@ def _several_seconds(table: pd.DataFrame) -> bool:
 def compared_rows(table: pd.DataFrame, most: int = MAX_ROWS) -> pd.DataFrame:
     """Return the rows and columns of a table of differential expression that the page holds.
 
-    The strongest evidence first, at most `most` in all, as many of each comparison.
+    The best ranked first (`celbo.plots.compared.ranked_genes`), at most `most` in all, as many of each comparison.
     """
     pairs = comparisons_of(table)
     per_group = max(most // max(len(pairs), 1), 25)
     parts = []
     for (one, other), rows in table.groupby(["group1", "group2"], sort=False, observed=True):
-        best = rows.iloc[np.argsort(-evidence(rows), kind="stable")[:per_group]]
+        best = ranked_genes(rows, higher=None).head(per_group)
         calls = np.array([None, "higher", "lower"], object)[called(best)]
         parts.append(best.assign(call=calls, comparison=compared_name((str(one), str(other)), table)))
     found = pd.concat(parts)
@@ -160,6 +170,8 @@ def gene_json(table: pd.DataFrame | None, words: dict[str, str] | None = None) -
         return "{}"
     columns = list(table.columns)
     sort = next((columns.index(c) for c in _RANK if c in columns), 0)
+    if "marker_score" in columns and (table["marker_score"] < 0).any():
+        sort = -1  # genes of both sides by the size of the score, as they come
     return as_json(
         {
             "columns": [(words or {}).get(c, COLUMNS[c][0]) for c in columns],
