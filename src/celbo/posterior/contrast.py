@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
 
 from celbo.errors import InputError
 from celbo.posterior.shrinkage import Evidence, moderated
@@ -274,8 +273,7 @@ def _between_samples(
     counts: Doubles, exposure: Doubles, side: Codes, stratum: Codes, paired: bool
 ) -> tuple[Doubles, Doubles, Doubles]:
     """Return the weight of each sample (parts, genes), the divisor of each gene's counts and its degrees of freedom."""
-    design = _design(side, stratum)
-    df = len(side) - design.shape[1]
+    df = len(side) - _rank(side, stratum)
     if df < 1:
         raise InputError(
             "leave no degree of freedom",
@@ -286,7 +284,7 @@ def _between_samples(
     variance = _relative_variance(fitted, stratum, paired)
     residual = _relative_residual(counts, fitted, stratum, side, paired)
     # a pair is one observation of the difference, and is in the sums twice
-    each, design = (0.5, np.ones((len(side), 1))) if paired else (1.0, design)
+    each, design = (0.5, (np.zeros_like(side), np.zeros_like(stratum))) if paired else (1.0, (side, stratum))
     tau2 = _common_tau2(residual, variance, counts.sum(0), design, each)
     weight = variance / (variance + tau2)
     fitted = _fit(weight * counts, weight * exposure, side, stratum)
@@ -303,12 +301,10 @@ def _between_samples(
 _LEAST_DIVISOR = 0.2
 
 
-def _design(side: Codes, stratum: Codes) -> Doubles:
-    """Return the design of parts, sides and strata, in as many columns as are independent; (parts, columns)."""
-    every = np.concatenate([np.eye(2)[side], np.eye(int(stratum.max()) + 1)[stratum]], axis=1)
-    _, _, pivot = linalg.qr(every, mode="economic", pivoting=True)
-    chosen: Doubles = every[:, np.sort(pivot[: np.linalg.matrix_rank(every)])]
-    return chosen
+def _rank(side: Codes, stratum: Codes) -> int:
+    """Return the rank of the design of sides and strata: one a stratum, and one for the sides if any holds both."""
+    n_strata = len(np.unique(stratum))
+    return n_strata + int(len(np.unique(np.stack([stratum, side]), axis=1).T) > n_strata)
 
 
 def _fit(counts: Doubles, exposure: Doubles, side: Codes, stratum: Codes) -> Doubles:
@@ -343,17 +339,35 @@ def _relative_residual(counts: Doubles, fitted: Doubles, stratum: Codes, side: C
     return sums_by(sign * residual, stratum, int(stratum.max()) + 1)[stratum]
 
 
-def _common_tau2(residual: Doubles, variance: Doubles, total: Doubles, design: Doubles, each: float) -> Doubles:
+def _trace(weight: Doubles, side: Codes, stratum: Codes) -> Doubles:
+    """Return tr(W A (A' W A)^-1 A' W) of the design A of strata and sides; weight (parts, genes), result (genes,).
+
+    The normal matrix is diagonal but for the row and column of the sides, so its inverse is written down (Schur's
+    complement): the time goes with the parts, not with the square of the strata.
+    """
+    n = int(stratum.max()) + 1
+    second = (side == 1)[:, None]
+    all1, all2 = (np.maximum(sums_by(weight**k, stratum, n), _NONE) for k in (1, 2))
+    one1, one2 = (sums_by(weight**k * second, stratum, n) for k in (1, 2))
+    mean = one1 / all1
+    complement = (one1 * (1 - mean)).sum(0)
+    rest = (mean**2 * all2 - 2 * mean * one2 + one2).sum(0)
+    both = complement > 1e-9 * np.maximum(all1.sum(0), _NONE)
+    trace: Doubles = (all2 / all1).sum(0) + np.divide(rest, complement, out=np.zeros(len(rest)), where=both)
+    return trace
+
+
+def _common_tau2(
+    residual: Doubles, variance: Doubles, total: Doubles, design: tuple[Codes, Codes], each: float
+) -> Doubles:
     """Return the relative variance between samples at the counts of each gene; (genes,).
 
     Moments, pooled over the genes of a bin of total counts, and linear between the middles of bins. With W the inverse
     variances and A the design, the expectation of sum W r^2 is df + tau^2 tr(W - W A (A' W A)^-1 A' W).
     """
-    inverse, df = 1 / variance, each * len(design) - design.shape[1]
+    inverse, df = 1 / variance, each * len(design[0]) - _rank(*design)
     excess = each * (residual**2 * inverse).sum(0) - df
-    normal, squared = (each * np.einsum("pi,pg,pj->gij", design, inverse**k, design) for k in (1, 2))
-    fitted = np.trace(np.linalg.pinv(normal, hermitian=True) @ squared, axis1=1, axis2=2)
-    slope = np.maximum(each * inverse.sum(0) - fitted, _NONE)
+    slope = np.maximum(each * inverse.sum(0) - _trace(inverse, *design), _NONE)
     seen = np.flatnonzero(total >= _SEEN)
     if len(seen) == 0:
         return np.zeros(len(total))

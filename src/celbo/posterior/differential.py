@@ -52,6 +52,8 @@ _ARRAYS = 20
 _SMALLEST_DELTA, _SHARE_OF_OUTER = 0.1, 0.6
 _COMPOSITION = 0.8
 """Fold change (log2) of the median gene from which on the composition of the counts is the finding."""
+_MOST_STRATA = 16
+"""Strata of a comparison that are kept apart; more are put together by their ratio of the sides."""
 _STRONG = 3.0
 """Bayes factor (natural log) that Lopez et al. (2018) call strong evidence."""
 
@@ -328,7 +330,7 @@ def _warn_of_composition(comparisons: Sequence[Comparison], found: Sequence[_Fou
 
 def _posterior(one: Contrast, question: Question, delta: float | None) -> _Found:
     pseudocount = 0.0 if question.pseudocount is None else float(question.pseudocount)
-    on_grid = OnGrid.of(one.evidence)
+    on_grid = OnGrid.of(one.evidence.merged(_MOST_STRATA))
     posterior = on_grid.posterior(on_grid.fit_prior())
 
     def asked(delta: float) -> FoldChanges:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from celbo.data.cells import CellData
@@ -52,8 +53,9 @@ _PRIOR_DF = 15.0
 _MOST_DF = 1e6
 _LEAST_SPREAD = 0.5
 _OF_A_SAMPLE = 200
-_UNDER_EACH, _DECODED = 32, 20_000
-"""Most cells of a group and batch that are decoded under every batch, and most decoded cells in all."""
+_UNDER_EACH, _UNDER, _DECODED = 32, 32, 20_000
+"""Most cells of a group and batch that are decoded under other batches, most of these batches, and about how many
+decoded cells in all, whatever the number of batches (one of each group and batch are under one batch at the least)."""
 
 
 @dataclass(frozen=True)
@@ -195,16 +197,14 @@ def tally(
             block = _block(network, data, units.cells[at], seed, number)
             z, log_library = _draw(network, block, importance_weighting)
             parameters = network.decode(z, log_library, block.batch)
-            first, codes = units.unit[at][0], units.unit[at] - units.unit[at][0]
-            last = first + codes[-1] + 1
-            which = torch.nn.functional.one_hot(torch.from_numpy(codes)).T.float()
+            which = _Places.of(units.unit[at])
             size = torch.from_numpy(sizes[units.cells[at]]).float()[:, None]
             weight = 1 / (1 + size * _rows(overdispersion, units.group[units.unit[at]]))
             x = block.batch.rows.dense[:, genes].cpu().float()
-            counts[first:last] += _summed(which, weight * x)
-            expected[first:last] += _summed(which, weight * _cpu(network.likelihood.mean(parameters))[:, genes])
-            squares[first:last] += _summed(which, (weight * (x - size * _rows(unit_rate, units.unit[at]))).square_())
-            own[first:last] += _summed(which, _cpu(parameters.log_share)[:, genes].exp())
+            which.add(counts, weight * x)
+            which.add(expected, weight * _cpu(network.likelihood.mean(parameters))[:, genes])
+            which.add(squares, (weight * (x - size * _rows(unit_rate, units.unit[at]))).square_())
+            which.add(own, _shares(parameters, genes))
         own /= units.n_cells[:, None]
         reference = np.ones(own.shape)
         if batches is not None:
@@ -329,35 +329,60 @@ def _ratio_or_one(above: Doubles, below: Doubles) -> Doubles:
 def _ratio(network: Network, data: CellData, units: Units, batches: list[int], *, genes: slice, seed: int) -> Doubles:
     """Return the mean share under the batches asked for over that under the own batch; (units, genes).
 
-    Of some cells of each group and batch: both means are over the same draws, so that few cells do.
+    Of some cells of each group and batch: both means are over the same draws, so that few cells do. Of many batches
+    some stand for all, the same for every cell, so that no two groups are brought to different ones.
     """
     weights = np.bincount(data.batch[units.cells], minlength=data.schema.n_batches)[batches].astype(np.float64)
-    weights = weights / weights.sum() if weights.any() else np.full(len(batches), 1 / len(batches))
-    pairs, of_unit = np.unique(np.stack([units.group, units.batch], axis=1), axis=0, return_inverse=True)
-    cell_pair = of_unit.ravel()[units.unit]
-    per_pair = int(np.clip(_DECODED // (len(pairs) * (len(batches) + 1)), 8, _UNDER_EACH))
+    weights = weights if weights.any() else np.ones(len(batches))
     rng = np.random.default_rng([seed, 3])
-    n_genes = genes.stop - genes.start
-    found = np.ones((len(pairs), n_genes))
+    pairs, of_unit = np.unique(np.stack([units.group, units.batch], axis=1), axis=0, return_inverse=True)
+    n_under = int(np.clip(_DECODED // len(pairs) - 1, 1, _UNDER))
+    under_codes, under_weights = _standing(np.asarray(batches, np.int64), weights / weights.sum(), n_under, rng)
+    each = int(np.clip(_DECODED // (len(pairs) * (len(under_codes) + 1)), 1, _UNDER_EACH))
+    cells, pair = _some_of_each(units.cells, of_unit.ravel()[units.unit], each, rng)
+    own, under = np.zeros((2, len(pairs), genes.stop - genes.start))
     size = cells_at_once(network, data.n_genes)
-    for pair in range(len(pairs)):
-        members = units.cells[cell_pair == pair]
-        members = np.sort(rng.permutation(members)[:per_pair])
-        own, under = np.zeros((2, n_genes))
-        for start in range(0, len(members), size):
-            block = _block(network, data, members[start : start + size], seed, -1 - pair)
-            z, log_library = _draw(network, block, False)
-            own += _summed_shares(network.decode(z, log_library, block.batch), genes)
-            for code, weight in zip(batches, weights, strict=True):
-                under += weight * _summed_shares(network.decode(z, log_library, block.batch.with_batch(code)), genes)
-        found[pair] = under / np.maximum(own, _NONE)
-    return found[of_unit.ravel()]
+    for number, start in enumerate(range(0, len(cells), size)):
+        at = slice(start, start + size)
+        block, which = _block(network, data, cells[at], seed, -1 - number), _Places.of(pair[at])
+        z, log_library = _draw(network, block, False)
+        which.add(own, _shares(network.decode(z, log_library, block.batch), genes))
+        total = torch.zeros(len(cells[at]), genes.stop - genes.start)
+        for code, weight in zip(under_codes, under_weights, strict=True):
+            decoded = network.decode(z, log_library, block.batch.with_batch(int(code)))
+            total.add_(_shares(decoded, genes), alpha=float(weight))
+        which.add(under, total)
+    found: Doubles = (under / np.maximum(own, _NONE))[of_unit.ravel()]
+    return found
 
 
-def _summed_shares(parameters: CountParameters, genes: slice) -> Doubles:
-    """Return the sum over cells of the shares; (genes,)."""
-    total: Doubles = _cpu(parameters.log_share)[:, genes].exp().double().sum(0).numpy()
-    return total
+def _standing(codes: Codes, weights: Doubles, most: int, rng: np.random.Generator) -> tuple[Codes, Doubles]:
+    """Return at most so many batches that stand for all, and their weights, of sum 1.
+
+    Few are all taken. Of many a systematic sample is drawn, each as likely as its weight says; they weigh alike.
+    """
+    if len(codes) <= most:
+        return codes, weights
+    steps = (np.arange(most) + rng.random()) / most
+    order = rng.permutation(len(codes))
+    drawn = order[np.minimum(np.searchsorted(np.cumsum(weights[order]), steps), len(codes) - 1)]
+    chosen, times = np.unique(drawn, return_counts=True)
+    return codes[chosen], times / most
+
+
+def _some_of_each(cells: Codes, code: Codes, each: int, rng: np.random.Generator) -> tuple[Codes, Codes]:
+    """Return at most so many cells of each code, in the order of the codes, and their codes."""
+    order = rng.permutation(len(cells))
+    order = order[np.argsort(code[order], kind="stable")]
+    sorted_codes = code[order]
+    rank = np.arange(len(order)) - np.searchsorted(sorted_codes, sorted_codes)
+    kept = np.sort(order[rank < each])
+    kept = kept[np.argsort(code[kept], kind="stable")]
+    return cells[kept], code[kept]
+
+
+def _shares(parameters: CountParameters, genes: slice) -> Tensor:
+    return _cpu(parameters.log_share)[:, genes].exp()
 
 
 def _blocks(units: Units, size: int) -> Iterator[slice]:
@@ -387,13 +412,38 @@ def _rows(table: Doubles, codes: Any) -> Tensor:
     return torch.from_numpy(table[first:last]).float()[torch.from_numpy(codes - first)]
 
 
-def _summed(which: Tensor, values: Tensor) -> Doubles:
-    """Return the sums over the cells of each unit of a block; (units, genes)."""
-    found: Doubles = (which @ values).double().numpy()
-    return found
+@dataclass(frozen=True)
+class _Places:
+    """Rows of a table that the cells of a block, in the order of their codes, are added to."""
+
+    first: int
+    n: int
+    row: Tensor
+    """Row of each cell, counted from the first; (cells,)."""
+
+    @classmethod
+    def of(cls, codes: Codes) -> _Places:
+        """Find the rows of the cells of a block; codes ascending."""
+        first = int(codes[0])
+        return cls(first, int(codes[-1]) - first + 1, torch.from_numpy(codes - first))
+
+    def add(self, table: Doubles, values: Tensor) -> None:
+        """Add values (cells, genes) to their rows of a table."""
+        if self.n <= _FEW_SUMS:
+            total = torch.nn.functional.one_hot(self.row, self.n).T.float() @ values
+        else:
+            total = values.new_zeros(self.n, values.shape[1]).index_add_(0, self.row, values)
+        table[self.first : self.first + self.n] += total.double().numpy()
 
 
 def sums_by(values: Doubles, codes: Codes, n: int) -> Doubles:
     """Return the sums of the rows of each code from 0 to n - 1; (n, genes). Rows of code -1 are in none."""
-    total: Doubles = (np.arange(n)[:, None] == codes).astype(np.float64) @ values
-    return total
+    if n <= _FEW_SUMS:
+        total: Doubles = (np.arange(n)[:, None] == codes).astype(np.float64) @ values
+        return total
+    kept = np.flatnonzero(codes >= 0)  # a product with a sparse matrix: the time does not grow with n
+    which = sparse.csr_matrix((np.ones(len(kept)), (codes[kept], kept)), shape=(n, len(codes)))
+    return np.asarray(which @ values)
+
+
+_FEW_SUMS = 32
