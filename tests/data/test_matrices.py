@@ -67,6 +67,24 @@ LAYOUTS: dict[str, tuple[tuple[str, str, str], dict[str, Any]]] = {
 }
 
 
+def test_features_go_before_genes_and_what_macos_leaves_behind_is_passed_over(tmp_path: Path) -> None:
+    write_mtx(tmp_path / "m", old=True)
+    folder = write_mtx(tmp_path / "m")
+    for name in ("matrix.mtx", "features.tsv", "barcodes.tsv"):
+        (folder / name).rename(folder / f"A_{name}")
+        (folder / f"._A_{name}").write_bytes(b"\x00\x05\x16\x07")
+    (folder / "genes.tsv").rename(folder / "A_genes.tsv")
+    adata = read(folder)
+    assert "feature_types" in adata.var
+    assert np.array_equal(adata.X.toarray(), COUNTS)
+
+
+def test_a_matrix_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    folder = write_mtx(tmp_path / "m")
+    (folder / "matrix.mtx").write_bytes(b"\xef\xbb\xbf" + (folder / "matrix.mtx").read_bytes())
+    assert np.array_equal(read(folder).X.toarray(), COUNTS)
+
+
 @pytest.mark.parametrize("kind", LAYOUTS)
 @pytest.mark.parametrize("which", ["the folder", "the file"])
 def test_a_matrix_is_read_with_its_names_however_the_files_are_called(kind: str, which: str, tmp_path: Path) -> None:

@@ -155,6 +155,15 @@ NUMBERS = {
     "a delimiter at the end of lines": (",AAACATACAACC,AAACATTGAGCT\nCD3E,1160,3,\nLYZ,2000001,0,\n", "a.csv"),
     "a delimiter at the end of all lines": (",AAACATACAACC,AAACATTGAGCT,\nCD3E,1160,3,\nLYZ,2000001,0,\n", "a.csv"),
     "a delimiter at the end of the header": (",AAACATACAACC,AAACATTGAGCT,\nCD3E,1160,3\nLYZ,2000001,0\n", "a.csv"),
+    "aligned by spaces": (
+        "     AAACATACAACC AAACATTGAGCT\nCD3E         1160            3\nLYZ       2000001            0\n",
+        "a.txt",
+    ),
+    "two spaces": ("x  AAACATACAACC  AAACATTGAGCT\nCD3E  1160  3\nLYZ  2000001  0\n", "a.txt"),
+    "a line of names that begins as a comment": (
+        "# made by hand\n#gene,AAACATACAACC,AAACATTGAGCT\nCD3E,1160,3\nLYZ,2000001,0\n",
+        "a.csv",
+    ),
     "no corner": ("AAACATACAACC,AAACATTGAGCT\nCD3E,1160,3\nLYZ,2000001,0\n", "a.csv"),
     "Windows and empty lines": (
         "\ufeff,AAACATACAACC,AAACATTGAGCT\r\nCD3E,1160,3\r\nLYZ,2000001,0\r\n\r\n\r\n",
@@ -189,8 +198,11 @@ def test_columns_of_text_are_obs_and_the_unique_one_names_the_cells(tmp_path: Pa
     (tmp_path / "a.csv").write_text(
         ",barcode,CD3E,LYZ,type,doublet\n0,AAACATACAACC,1,2,T,TRUE\n1,AAACATTGAGCT,3,4,T,FALSE\n2,AAACATTGATCA,5,6,B,FALSE\n"
     )
-    with pytest.warns(CelboWarning, match="Took 'barcode', 'type', 'doublet' for obs, not counts"):
+    with pytest.warns(CelboWarning) as caught:
         adata = read(tmp_path / "a.csv")
+    told = " ".join(str(warning.message) for warning in caught)
+    assert "The column 'barcode' names the rows." in told
+    assert "Took 'type', 'doublet' for obs, not counts." in told
     assert list(adata.obs_names) == ["AAACATACAACC", "AAACATTGAGCT", "AAACATTGATCA"]
     assert list(adata.var_names) == ["CD3E", "LYZ"]
     assert (list(adata.obs["type"]), list(adata.obs["doublet"])) == (["T", "T", "B"], [True, False, False])

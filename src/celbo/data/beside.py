@@ -57,7 +57,7 @@ class Names:
 
 def is_matrix(path: Path) -> bool:
     """Tell whether a file is a Matrix Market file by its name."""
-    return _MATRIX.search(path.name) is not None and path.is_file()
+    return _MATRIX.search(path.name) is not None and not path.name.startswith(".") and path.is_file()
 
 
 def names_beside(matrix: Path) -> Names:
@@ -92,7 +92,7 @@ def _roles_in(folder: Path) -> dict[str, list[tuple[Path, list[str]]]]:
     found: dict[str, list[tuple[Path, list[str]]]] = {role: [] for role in _ROLES}
     for path in sorted(folder.iterdir()):
         stem = _TABLE.sub("", path.name)
-        if stem == path.name or not path.is_file():
+        if stem == path.name or path.name.startswith(".") or not path.is_file():
             continue
         words = _BREAK.split(stem.lower())
         told = _role(words)
@@ -130,7 +130,10 @@ def own_words(matrix: Path) -> list[str]:
 def _chosen(matrix: Path, own: list[str], files: list[tuple[Path, list[str]]], what: str) -> Path:
     fitting = [(len(words), path) for path, words in files if words == own[: len(words)]]
     longest = max((n for n, _ in fitting), default=0)
-    best = [path for n, path in fitting if n == longest] or [path for path, _ in files]
+    best = [path for n, path in fitting if n == longest]
+    if best:
+        return best[0]  # of features.tsv and genes.tsv the first
+    best = [path for path, _ in files]
     if len(best) == 1:
         return best[0]
     if not best:

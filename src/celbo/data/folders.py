@@ -79,7 +79,11 @@ def _told(folder: Path, filtered: Path) -> tuple[list[Source], list[str]]:
 
 
 def _hdf5_in(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _HDF5 and path.is_file()]
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in _HDF5 and path.is_file() and path.name[0] != "."
+    ]
 
 
 def _fix(folder: Path) -> str:

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = ["Table", "is_number", "numbered", "parsed"]
 
 _LINES = 512  # lines of a table that are dense at once
 _DELIMITERS = (",", "\t", ";", " ")
+_SPACES = re.compile(" +")
 _QUOTED = re.compile(r'"[^"]*"')
 _THOUSANDS = re.compile(r"^[-+]?[1-9]\d{0,2}([,'’\u00a0\u202f ]\d{3})+(\.\d+)?$")
 _DECIMAL_COMMA = re.compile(r"^[-+]?\d*,\d+([eE][-+]?\d+)?$")
@@ -59,11 +60,14 @@ def parsed(file: io.TextIOWrapper, path: Path) -> Table:
     ReadError
         If it is no such table, or holds text among the numbers; the message names the line, or the row and the column.
     """
-    lines = ((number, line) for number, line in enumerate(file, 1) if line.strip() and not line.startswith("#"))
+    comments: list[str] = []
+    lines = _told_lines(file, comments)
     head = list(islice(lines, 2))
     if len(head) < 2:
         fix = "It needs a line of names and at least one line of counts."
         raise ReadError("holds no counts", where=str(path), fix=fix)
+    if comments and _names_columns(comments[-1], head[0][1]):
+        lines, head = chain(head[1:], lines), [(0, comments[-1].lstrip("# ")), head[0]]
     reader = _reader(head[0][1], head[1], path)
     rows: list[str] = []
     blocks: list[Matrix] = []
@@ -74,6 +78,22 @@ def parsed(file: io.TextIOWrapper, path: Path) -> Table:
     columns = [name for at, name in enumerate(reader.columns) if at not in reader.texts]
     texts = {reader.columns[at]: values for at, values in reader.texts.items()}
     return Table(sp.vstack(blocks, format="csr"), rows, columns, reader.corner, texts, reader.notes())
+
+
+def _told_lines(file: io.TextIOWrapper, comments: list[str]) -> Iterator[Line]:
+    """Return the lines that are neither empty nor comments, which go into `comments`."""
+    for number, line in enumerate(file, 1):
+        if line.startswith("#"):
+            comments[:] = [line]
+        elif line.strip():
+            yield number, line
+
+
+def _names_columns(comment: str, line: str) -> bool:
+    """Tell whether a comment is the line of names of the numbers that follow it."""
+    delimiter = _delimiter(comment, line)
+    fields = _fields(line, delimiter)
+    return len(fields) > 2 and len(_fields(comment, delimiter)) == len(fields) and all(map(is_number, fields[1:]))
 
 
 def is_number(text: str) -> bool:
@@ -103,7 +123,7 @@ def _fields(line: str, delimiter: str) -> list[str]:
 
 def _delimiter(header: str, line: str) -> str:
     """Return what separates the fields: it occurs as often in the header, or once less where R left out the corner."""
-    above, below = (_QUOTED.sub("", text.rstrip("\r\n")) for text in (header, line))
+    above, below = (_SPACES.sub(" ", _QUOTED.sub("", text.strip(" \r\n"))) for text in (header, line))
     counts = {delimiter: below.count(delimiter) for delimiter in _DELIMITERS}
     fitting = [d for d in _DELIMITERS if counts[d] and abs(above.count(d) - counts[d]) <= 1]
     return max(fitting or _DELIMITERS, key=lambda delimiter: counts[delimiter])  # of equals the first
@@ -111,6 +131,8 @@ def _delimiter(header: str, line: str) -> str:
 
 def _reader(head: str, line: Line, path: Path) -> _Reader:
     delimiter = _delimiter(head, line[1])
+    if delimiter == " ":  # columns may be aligned
+        head, line = _SPACES.sub(" ", head.strip()), (line[0], _SPACES.sub(" ", line[1].strip()))
     header, first = _fields(head, delimiter), _fields(line[1], delimiter)
     if len(first) < 2:
         fix = "Separate the values by commas, tabs or semicolons."
@@ -146,6 +168,8 @@ class _Reader:
 
     def read(self, block: list[Line]) -> tuple[list[str], Matrix]:
         """Return the names and the values, (lines, columns of numbers) CSR, of some lines."""
+        if self.delimiter == " ":
+            block = [(number, _SPACES.sub(" ", line.strip())) for number, line in block]
         lines = [self._whole(number, line) for number, line in block]
         found = None if self.texts else _plain_numbers(lines, self.delimiter)
         names, dense = found or self._any_values(lines)

@@ -47,14 +47,14 @@ def read_table(path: Path, orientation: Orientation) -> Loaded:
     """
     with reading(path, "a table of counts"), open_text(path) as file:
         table = parsed(file, path)
-    rows, about = _named_rows(table, path)
+    rows, about, told = _named_rows(table, path)
     taken, reason, sure = ("genes" if orientation == "genes" else "cells"), "as asked for", True
     if orientation == "auto":
         taken, reason, sure = guess_orientation(rows, table.columns)
     values, columns, notes = _without_annotations(table, taken, about)
     if taken == "genes":
         rows = _by_symbol(rows, about)
-    notes = [*table.notes, *notes, *([_said(taken, reason)] if not sure else [])]
+    notes = [*table.notes, *told, *notes, *([_said(taken, reason)] if not sure else [])]
     frame = pd.DataFrame({name: _typed(told) for name, told in about.items()}, index=pd.Index(rows))
     other = pd.DataFrame(index=pd.Index(columns))
     adata = named(values.T.tocsr(), other, frame) if taken == "genes" else named(values, frame, other)
@@ -68,8 +68,8 @@ def _said(taken: str, reason: str) -> CelboWarning:
     return CelboWarning(f"Took the rows as {taken}: {reason}.", fix=fix, flag=flag)
 
 
-def _named_rows(table: Table, path: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """Return the names of the rows, and the columns of text that are not these names."""
+def _named_rows(table: Table, path: Path) -> tuple[list[str], dict[str, list[str]], list[str]]:
+    """Return the names of the rows, the columns of text that are not these names, and a note."""
     about = dict(table.texts)
     counted = all(is_number(name) for name in table.rows)
     unique = next((name for name, told in about.items() if len(set(told)) == len(told) and "" not in told), None)
@@ -77,13 +77,13 @@ def _named_rows(table: Table, path: Path) -> tuple[list[str], dict[str, list[str
         rows = about.pop(unique)
         if table.corner and not numbered(table.rows):
             about = {table.corner: table.rows, **about}
-        return rows, about
+        return rows, about, [f"The column {unique!r} names the rows."]
     gene = table.corner.upper() not in _NO_GENE and _is_known_gene(table.corner)
     if counted and (len(set(table.rows)) < len(table.rows) or (gene and not numbered(table.rows))):
         value = f"the first column begins {table.rows[:3]}"
         fix = "Its first column must name the rows."
         raise ReadError("has no column of names", where=str(path), value=value, fix=fix)
-    return table.rows, about
+    return table.rows, about, []
 
 
 def _without_annotations(
@@ -95,11 +95,11 @@ def _without_annotations(
     if taken == "genes" and len(apart) == 1 and not about:
         apart = []  # one column called "end" may well be a sample
     kept = [at for at in range(len(table.columns)) if at not in set(apart)]
+    named_so = [*about, *(table.columns[at] for at in apart)]
     dense = table.values[:, apart].toarray()
     for place, at in enumerate(apart):
         if not table.columns[at].startswith("Unnamed"):
             about[table.columns[at]] = [f"{value:.15g}" for value in dense[:, place]]
-    named_so = [*table.texts, *(table.columns[at] for at in apart)]
     slot = "var" if taken == "genes" else "obs"
     notes: list[str | CelboWarning] = [f"Took {listed(named_so, limit=5)} for {slot}, not counts."] if named_so else []
     values = table.values[:, kept] if apart else table.values

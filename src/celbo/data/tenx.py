@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass
 from functools import reduce
@@ -136,6 +137,8 @@ class _Stream:
 
 def _matrix_market(path: Path) -> Matrix:
     with open_bytes(path) as file:
+        if not file.read(3).startswith(codecs.BOM_UTF8):
+            file.seek(0)
         stream = _Stream(file)
         try:
             return scipy.io.mmread(cast("BinaryIO", stream))
