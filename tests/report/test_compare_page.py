@@ -399,7 +399,7 @@ def test_a_page_with_gaps_is_whole(gap: str) -> None:
         "no labels": "No column judges cell types",
         "no batches": "No column judges mixing",
         "neither": "Neither labels nor batches are known",
-        "no repeats": "Each method was fitted once, so nothing is known of this.",
+        "no repeats": "Each method was fitted once, so its stability is not known.",
     }
     assert told.get(gap, "") in parsed.words
     assert not re.search(r"\bnan\b", parsed.words, re.IGNORECASE)

@@ -111,7 +111,7 @@ def test_groups_that_are_numbers_are_told_with_the_name_of_their_column():
         (ONE.assign(is_de=np.arange(300) == 0), {"fdr_target": 0.01}, "1 differs by more than 1.19-fold"),
         (ONE.assign(delta=1.0), {"fdr_target": 0.125}, "2.00-fold (delta 1 in log2) between T cells and B cells, at an"
          " expected false discovery rate of 12.5%"),
-        (vanilla(n_genes=90), {"fdr_target": None}, "have a Bayes factor beyond 3 (odds above 20 to 1) for one"),
+        (vanilla(n_genes=90), {"fdr_target": None}, "have odds above 20 to 1 (a Bayes factor above 3) for one"),
         (SEVERAL.assign(delta=np.repeat([0.25, 0.5, 1.0], 200)), {}, "1.19 to 2.00-fold (delta 0.25 to 1 in log2)"),
     ],
 )  # fmt: skip
@@ -185,7 +185,7 @@ def test_a_long_table_is_cut_by_evidence_and_says_so():
     page = made(one_versus_rest(["T", "B", "NK"], n_genes=2000))
     data = rows_of(page)
     assert len(data["rows"]) == 3 * (5000 // 3)
-    assert "the first 1,666 by evidence of each; the table written has all" in words(page)
+    assert "the first 1,666 of each; the table that was written has all" in words(page)
     odds = [row[data["columns"].index("Bayes factor")] for row in data["rows"][:1666]]
     assert odds == sorted(odds, reverse=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from celbo.errors import InputError
 from celbo.plots.arrays import numbers
-from celbo.plots.limits import Limits, limits_of
+from celbo.plots.limits import limits_of, log_axis
 from celbo.plots.style import ACCENT, INK, PAPER, amounts, category_colors, heat, new_axes, set_names, short, tidy
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def plot_histogram(
     if limits.told():
         ax.set_xlabel(f"{x}\n{limits.told(y)}")
     if log:
-        _log_axis(ax, "x", limits)
+        log_axis(ax, "x", limits)
         edges = np.geomspace(low / 1.02, high * 1.02, bins + 1)
     else:
         edges = np.linspace(low, high if high > low else low + 1, bins + 1)
@@ -183,7 +183,7 @@ def plot_violins(
     if limits.told():
         ax.set_xlabel(f"{x}\n{limits.told()}")
     if log:
-        _log_axis(ax, "x", limits)
+        log_axis(ax, "x", limits)
     kept = limits.inside(amount)
     for row in range(len(names)):
         _violin(ax, amount[kept & (codes == row)], row, palette[row] if palette else ACCENT, log=log)
@@ -193,16 +193,6 @@ def plot_violins(
     ax.set(xlim=ends, ylim=(len(names) - 0.45, -0.55))
     amounts(ax, "x")
     return ax
-
-
-def _log_axis(ax: Axes, axis: Literal["x", "y"], limits: Limits) -> None:
-    """Make an axis logarithmic, with ticks at 1, 2 and 5 where it is short."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    ax.set(**{f"{axis}scale": "log"})
-    ticks = ax.xaxis if axis == "x" else ax.yaxis
-    ticks.set_major_locator(LogLocator(subs=(1, 2, 5) if limits.high < 300 * limits.low else (1,)))
-    ticks.set_minor_locator(NullLocator())
 
 
 def _violin(ax: Axes, values: NDArray[np.float64], row: int, colour: str, *, log: bool) -> None:
@@ -272,8 +262,8 @@ def plot_cell_scatter(
     if far:
         ax.set_xlabel(f"{labels[0]}\n{far:,} cell{'s' * (far != 1)} far from the others not drawn")
     if log:
-        _log_axis(ax, "x", limits[0])
-        _log_axis(ax, "y", limits[1])
+        log_axis(ax, "x", limits[0])
+        log_axis(ax, "y", limits[1])
     look: dict[str, Any] = {"s": 5, "linewidths": 0, "alpha": 0.8, "rasterized": True}
     if color is None:
         ax.scatter(across[shown], up[shown], color=ACCENT, **look)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from celbo.errors import InputError, OptionError, listed
 from celbo.plots.arrays import numbers
 from celbo.plots.compared import expression_of
-from celbo.plots.limits import limits_of
+from celbo.plots.limits import Limits, limits_of, log_axis
 from celbo.plots.style import ACCENT, INK, amounts, heat, new_axes, set_names, tidy
 
 if TYPE_CHECKING:
@@ -128,11 +128,10 @@ def plot_ppc(check: pd.DataFrame, what: str = "mean", *, ax: Axes | None = None)
     log = what in {"mean", "variance"}
     seen, drawn = (check[f"{what}_{side}"].to_numpy(np.float64) for side in ("observed", "predicted"))
     kept = np.isfinite(seen) & np.isfinite(drawn) & ((not log) | ((seen > 0) & (drawn > 0)))
-    if log:
-        ax.set(xscale="log", yscale="log")
-        ax.minorticks_off()
     alpha = 0.35 if kept.sum() > 500 else 0.6
     low, high = _ends(np.concatenate([seen[kept], drawn[kept]]), log=log, bounded=what == "zeros")
+    for axis in ("x", "y") if log else ():
+        log_axis(ax, axis, Limits(low, high))
     room = (low * 0.4, high * 1.5) if log else (0.03 * (high - low or 1.0),) * 2
     ends = (low - room[0], high + room[1])
     ax.scatter(seen[kept], drawn[kept], s=12, color=ACCENT, alpha=alpha, linewidths=0, rasterized=True)

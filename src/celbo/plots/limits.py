@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from celbo.plots.style import short
 
-__all__ = ["Limits", "limits_of"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Limits", "limits_of", "log_axis"]
 
 _FEWEST = 20
 """Fewer values than this are all drawn: none of them is odd beside so few others."""
@@ -76,3 +80,13 @@ def limits_of(values: ArrayLike, *, log: bool = False, reach: float = 1.0) -> Li
     first, last = (float(end) for end in (np.exp(ends) if log else ends))
     first, last = max(first, low), min(last, high)
     return Limits(first, last, int((kept < first).sum()), int((kept > last).sum()), low, high)
+
+
+def log_axis(ax: Axes, axis: Literal["x", "y"], limits: Limits) -> None:
+    """Make an axis logarithmic, with ticks at 1, 2 and 5 where it is short."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    ax.set(**{f"{axis}scale": "log"})
+    ticks = ax.xaxis if axis == "x" else ax.yaxis
+    ticks.set_major_locator(LogLocator(subs=(1, 2, 5) if limits.high < 300 * limits.low else (1,)))
+    ticks.set_minor_locator(NullLocator())

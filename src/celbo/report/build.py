@@ -56,7 +56,7 @@ def report_html(data: ReportData) -> str:
     }
     return whole_page(
         "template.html",
-        styles=["style.css", "quality.css", "map.css"],
-        scripts=["script.js", "quality.js", "index.js", "decode.js", "map.js"],
+        styles=["style.css", "quality.css", "map.css", "markers.css", "save.css"],
+        scripts=["script.js", "quality.js", "markers.js", "index.js", "decode.js", "map.js", "save.js"],
         parts=parts,
     )

@@ -93,7 +93,10 @@ def compare_html(page: ComparePage) -> str:
         "sections": written,
     }
     return whole_page(
-        "compare.html", styles=["style.css", "compare.css"], scripts=["compare.js", "index.js"], parts=parts
+        "compare.html",
+        styles=["style.css", "compare.css", "save.css"],
+        scripts=["compare.js", "index.js", "save.js"],
+        parts=parts,
     )
 
 

@@ -74,9 +74,9 @@ def table(page: ComparePage) -> str:
     return section(
         "table",
         "All numbers",
-        see="A method in each row, a number in each column. Every method saw the same genes of the same cells.",
-        look="The column of what you need, first. Darker is nearer to the best of a column, by rank: a dark cell may "
-        "lead by little.",
+        see="One method in each row, one measure in each column. Every method saw the same genes of the same cells.",
+        look="Start with the column that matters to you. Darker cells rank closer to the best of their column, which "
+        "may lead by only a little.",
         body=[box, comparison_table(found), _not_judged(page)],
     )
 
@@ -95,9 +95,9 @@ def pictures(page: ComparePage) -> str:
     return section(
         "pictures",
         "The pictures",
-        see="Each dot is a cell. Maps draw themselves; of methods that give more than two dimensions a UMAP is drawn.",
-        look="Types in one piece and apart, batches on top of each other. Sizes of groups and distances between them "
-        "mean little in any of these.",
+        see="Each dot is a cell. Methods that give two dimensions are drawn as they are, the others by a UMAP.",
+        look="Cell types in one piece and apart, batches on top of each other. The sizes of groups and the distances "
+        "between them mean little in any of these pictures.",
         body=body,
     )
 
@@ -110,18 +110,18 @@ def stability(page: ComparePage) -> str:
     several = [method for method in _pictured(found) if len(found.pictures[method]) > 1]
     if several:
         body.append(
-            '<h3 class="sub">The same cells, drawn again</h3><p class="note">Each picture is moved, turned, mirrored '
-            f"and scaled to lie on the first as well as it can.</p>{_key_of(groups)}"
+            '<h3 class="sub">The same cells, drawn again</h3><p class="note">Each picture was shifted, turned, '
+            f"mirrored and scaled to match the first as closely as possible.</p>{_key_of(groups)}"
         )
         body += [_variants(found, method, groups, cells) for method in several]
     return section(
         "stability",
         "How much depends on seed and parameters",
-        see="Each method fitted again: with another seed, and with its main parameter lower and higher. Of methods "
-        "with more than two dimensions, these numbers are of the dimensions, not of the UMAP drawn of them.",
-        look="Bars near 100%. Where they are short, the places of single cells are chance; groups may still hold, as "
-        "the pictures show.",
-        body=body or [missing("Each method was fitted once, so nothing is known of this.")],
+        see="Each method was fitted again with another seed, and with its main parameter lower and higher. For methods "
+        "with more than two dimensions, the numbers describe these dimensions, not the UMAP.",
+        look="Bars near 100%. Where they are short, the positions of single cells are down to chance; the groups may "
+        "still be stable, as the pictures show.",
+        body=body or [missing("Each method was fitted once, so its stability is not known.")],
     )
 
 
@@ -132,11 +132,11 @@ def cost(page: ComparePage) -> str:
     return section(
         "cost",
         "What it costs",
-        see="One fit with its representation of all cells, on the machine that made this page: wall seconds, and the "
-        "memory that it took above what was there before.",
-        look="Steps of the grid are factors. A method that runs in seconds can be tried with several settings. Little "
-        "memory may mean that it used what an earlier method had given back.",
-        body=body or [missing("Nothing was timed.")],
+        see="One fit and the representation of all cells, on the machine that made this page: seconds, and memory on "
+        "top of what was in use before.",
+        look="The axes are logarithmic. A method that runs in seconds can be tried with several settings. Very little "
+        "memory may mean that a method reused what an earlier one had freed.",
+        body=body or [missing("No times were recorded.")],
     )
 
 
@@ -144,15 +144,15 @@ def made(page: ComparePage) -> str:
     """Return how it was done."""
     cards = [card("What was done", facts([(key, text(value, 400)) for key, value in _steps(page)]))]
     if page.command:
-        cards.append(card("Command <small>click selects all of it</small>", f"<pre>{text(page.command, 4000)}</pre>"))
+        cards.append(card("Command <small>click to select</small>", f"<pre>{text(page.command, 4000)}</pre>"))
     known = [("seed", f"<code>{text(page.seed, 40)}</code>")]
     known += [(key, f"<code>{text(value, 80)}</code>") for key, value in page.versions.items()]
     cards.append(card("Seed and versions", facts(known, "facts tight")))
     return section(
         "made",
         "How it was done",
-        see="All that is needed to make this page again.",
-        look="Every method ran with its own defaults and a bounded budget: tuned to your data, one may do better.",
+        see="Everything that is needed to make this page again.",
+        look="Every method ran with its own defaults and a limited budget; tuned to your data, it may do better.",
         body=cards,
     )
 
@@ -170,19 +170,19 @@ def _steps(page: ComparePage) -> list[tuple[str, str]]:
         ),
         "log_likelihood": (
             "Likelihood",
-            f"{page.n_test:,} cells ({share:.0f}%) were held out of every fit that can place new cells; the "
+            f"{page.n_test:,} cells ({share:.0f}%) were held out wherever a method can place new cells; the "
             f"probability of each is estimated with {n_samples}",
         ),
         "ari": (
             "Cell types",
-            "k-means on the representation of all cells, as many clusters as labels; no method was given the labels",
+            "k-means on the representation of all cells, with as many clusters as labels; no method saw the labels",
         ),
-        "ilisi": ("Batches", "models that take batches were given them; classical methods know of none"),
+        "ilisi": ("Batches", "models that can use batches were given them; classical methods cannot"),
         "mcv_deviance": (
             "Denoising",
             "molecular cross-validation: a fit to nine tenths of each cell's molecules, scored on the others",
         ),
-        "seed_overlap": ("Stability", "fits under another seed"),
+        "seed_overlap": ("Stability", "a second fit with another seed"),
         "parameter_overlap": ("Stability", "fits with the main parameter lower and higher"),
     }
     return [line for column, line in told.items() if column == "n_cells" or column in columns]

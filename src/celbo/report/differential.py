@@ -94,7 +94,7 @@ def differential_html(page: DifferentialPage) -> str:
     }
     return whole_page(
         "differential.html",
-        styles=["style.css", "differential.css"],
-        scripts=["script.js", "differential.js", "index.js"],
+        styles=["style.css", "differential.css", "save.css"],
+        scripts=["script.js", "differential.js", "index.js", "save.js"],
         parts=parts,
     )

@@ -76,7 +76,7 @@ def _rule(page: DifferentialPage, found: int) -> str:
     """Return what a called gene does."""
     one = found == 1
     if "proba_higher" in page.table:
-        return f"{'has' if one else 'have'} a Bayes factor beyond 3 (odds above 20 to 1) for one direction"
+        return f"{'has' if one else 'have'} odds above 20 to 1 (a Bayes factor above 3) for one direction"
     deltas = page.table["delta"].dropna().unique() if "delta" in page.table else np.empty(0)
     if len(deltas) == 0 or float(deltas.max()) <= 0:
         return "differs" if one else "differ"
@@ -106,15 +106,15 @@ def groups(page: DifferentialPage) -> str:
         f'<th scope="col"{kind}>{title}</th>'
         for title, kind in (
             ("group", ""), ("cells", ' class="number"'), ("higher", ' class="number"'), ("lower", ' class="number"'),
-            ("most surely higher", ""),
+            ("top genes", ""),
         )
     )  # fmt: skip
     body = "".join(_group_row(page, pair) for pair in pairs)
     return section(
         "groups",
         "The groups",
-        see="One line a group: its cells, the genes called higher and lower in it, and those most surely higher.",
-        look="A click on a group shows its figures and genes. Few calls in a small group: few cells say little.",
+        see="One row for each group: its cells, how many genes are called higher and lower in it, and its top genes.",
+        look="Click a group to see its figures and genes. Few calls in a small group may be for want of cells.",
         body=[f'<div class="card"><div class="scroll"><table id="group-table"><thead><tr>{head}</tr></thead>'
               f"<tbody>{body}</tbody></table></div></div>"],
     )  # fmt: skip
@@ -137,7 +137,7 @@ def genes(page: DifferentialPage) -> str:
     pairs = comparisons_of(page.table)
     shown = compared_rows(page.table)
     cut = "" if len(shown) == len(page.table) else (
-        f"the first {len(shown) // len(pairs):,} by evidence{' of each' * (len(pairs) > 1)}; the table written has all"
+        f"the first {len(shown) // len(pairs):,}{' of each' * (len(pairs) > 1)}; the table that was written has all"
     )  # fmt: skip
     level = _percent(page.credible_level)
     choose = f'<div class="tools choose"><b>Show</b>{compared_choice(page.table)}</div>' if len(pairs) > 1 else ""
@@ -146,8 +146,8 @@ def genes(page: DifferentialPage) -> str:
     return section(
         "genes",
         "The genes",
-        see="Each point is a gene: orange is called higher in the group, blue lower, grey is no call. The log2 fold "
-        f"change that is shown is the one that is tested; bars are {level} credible intervals.",
+        see="Each point is a gene: orange ones are called higher in the group, blue ones lower, grey ones not at all. "
+        f"The log2 fold change shown is the one that was tested; bars are {level} credible intervals.",
         look="Calls on both sides and over the whole range of expression. Genes between the dashed lines (the band) "
         "change by less than delta.",
         body=[choose, *panels, gene_panel("All genes", cut), meanings(columns)],

@@ -15,6 +15,7 @@ from celbo.report import verdict
 from celbo.report.data import Categories, ReportData
 from celbo.report.figures import inline_svg
 from celbo.report.map import maps
+from celbo.report.markers import marker_cards
 from celbo.report.markup import card, facts, legend, missing, number, palette_of, ramp, section, sizes, strip, text
 from celbo.report.provenance import provenance
 from celbo.report.purity_table import purity_table
@@ -111,7 +112,7 @@ def went_in(data: ReportData) -> str:
         "data",
         "What went in",
         see="The counts as they were read, before any model.",
-        look="Two humps in counts or genes per cell: empty droplets, or doublets, or batches of different depth.",
+        look="Two humps in counts or genes per cell point to empty droplets, doublets, or batches of different depth.",
         body=[
             f'<div class="grid {"three" if len(cards) == 3 else "two"}">{"".join(cards)}</div>',
             f'<div class="grid three">{"".join(_histograms(data))}</div>',
@@ -128,7 +129,7 @@ def training(data: ReportData) -> str:
     else:
         body.append(strip(_training_verdict(data)))
         panels = [
-            ("objective", "Objective <small>minus what is minimised</small>", "objective_"),
+            ("objective", "Objective <small>the loss with its sign changed</small>", "objective_"),
             ("elbo", "ELBO <small>evidence lower bound</small>", "elbo_"),
             ("kl", "KL divergence <small>information in the latent space</small>", "kl_z"),
             ("learning_rate", "Learning rate", "learning_rate"),
@@ -143,8 +144,8 @@ def training(data: ReportData) -> str:
     return section(
         "training",
         "Training",
-        see="What training raises (the ELBO, where there is one), on the cells it learned from and on cells held out.",
-        look="Both curves flat at the end, close together, no jumps. A falling validation curve means overfitting.",
+        see="What training maximises (the ELBO, where the model has one), for training cells and for held-out cells.",
+        look="Both curves flat at the end and close together, no jumps. A falling validation curve is overfitting.",
         body=body,
     )
 
@@ -172,7 +173,7 @@ def integration(data: ReportData) -> str:
     return section(
         "integration",
         "Do batches mix and labels separate?" if not _few(data.batch) else "Do the known labels separate?",
-        see="Numbers between two ends: the bar starts at the worst value and ends at the best that these cells allow.",
+        see="Each bar runs from the worst value to the best that these cells allow.",
         look="Filled dots far to the right, in every group. If batches mix but labels blur, the model has removed "
         "differences between cell types along with those between batches.",
         body=body,
@@ -201,8 +202,8 @@ def fit(data: ReportData) -> str:
     return section(
         "fit",
         "Does the model fit the counts?",
-        see="Each dot is a gene: what was counted, against counts drawn from the trained model for the same cells.",
-        look="Dots on the dashed line. Dots above it: the model predicts too much of it, below it: too little.",
+        see="Each dot is a gene: its observed counts, and counts drawn from the trained model for the same cells.",
+        look="Dots on the dashed line. Above it the model predicts too much, below it too little.",
         body=body,
     )
 
@@ -222,8 +223,8 @@ def clusters(data: ReportData) -> str:
     return section(
         "clusters",
         "What the clusters are made of",
-        see="One bar a cluster, cut by batch or label; its number of cells at the end.",
-        look="Clusters of one batch, often an effect of that batch. Clusters of several labels may need a finer cut.",
+        see="One bar for each cluster, divided by batch or label, with the number of cells at its end.",
+        look="Clusters from one batch are often a batch effect. Clusters of several labels may need more resolution.",
         body=body,
     )
 
@@ -242,14 +243,14 @@ def genes(data: ReportData) -> str:
         )
         drawn = inline_svg(ax, "dots", "mean expression and detection of top markers in each cluster")
         body.append(_chart("Top markers of each cluster", f'<div class="scroll">{drawn}</div>{dot_key()}'))
-    body.append(marker_panel(data))
+    body += [marker_cards(data), marker_panel(data)]
     return section(
         "genes",
         "Marker genes",
-        see="Genes that the model finds higher in a cluster than in the rest, by its posterior: the log2 fold change "
-        "with its credible interval (low to high), and the probability that it is beyond delta.",
-        look="A dark diagonal: genes strong in their own cluster and faint elsewhere. In the table: intervals far from "
-        "zero, and genes found in many cells of the cluster and in few others.",
+        see="Genes that are higher in a cluster than in all other cells. Each card has the ten that set its cluster "
+        "apart best; the table below has more, with the credible interval of the log2 fold change (low to high).",
+        look="A dark diagonal in the dot plot: genes strong in their own cluster and faint elsewhere. In the cards: "
+        "genes found in many cells of the cluster and in few others.",
         body=body,
     )
 

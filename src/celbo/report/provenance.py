@@ -16,7 +16,7 @@ def provenance(data: ReportData) -> str:
     """Return the section on how the page was made."""
     cards = []
     if data.command:
-        cards.append(card("Command <small>click selects all of it</small>", f"<pre>{text(data.command, 4000)}</pre>"))
+        cards.append(card("Command <small>click to select</small>", f"<pre>{text(data.command, 4000)}</pre>"))
     known = [("seed", f"<code>{text(data.seed, 40)}</code>")] if data.seed is not None else []
     known += [(key, f"<code>{text(value, 80)}</code>") for key, value in data.versions.items()]
     pair = [card("Seed and versions", facts(known))] if known else []
@@ -31,8 +31,8 @@ def provenance(data: ReportData) -> str:
     return section(
         "made",
         "How this was made",
-        see="All that is needed to make this page again.",
-        look="Running the same command, versions and seed on the same machine gives the same numbers.",
+        see="Everything that is needed to make this page again.",
+        look="The same command, versions and seed give the same numbers on the same machine.",
         body=cards,
     )
 

@@ -158,12 +158,17 @@ def _thresholds(table: pd.DataFrame, batch: Categories | None) -> str:
         chosen = usual_thresholds(values, rule.series, least=rule.least)
         lines += [_line(rule, threshold, values, batch) for threshold in chosen]
         if not chosen:
-            lines.append(f'<tr><td><code>{rule.option}</code></td><td colspan="4">no usual threshold matters</td></tr>')
+            lines.append(f'<tr>{_option(rule.option)}<td colspan="3">no usual threshold matters</td></tr>')
     worst = "<th>least kept</th>" if batch is not None else ""
     head = f'<tr><th>option</th><th class="value">keeps</th><th class="value">cells left out</th>{worst}</tr>'
     rows = f'<table class="thresholds"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
     alone = f'<h3>What thresholds would keep <small>each alone</small></h3><div class="scroll">{rows}</div>'
     return f'<div class="grid two"><div class="card">{alone}</div>{_trial(table, batch)}</div>'
+
+
+def _option(words: str) -> str:
+    """Return the cell of an option; what is saved as CSV has no leading dashes, which a spreadsheet would compute."""
+    return f'<td data-value="{words.lstrip("-")}"><code>{words}</code></td>'
 
 
 def _line(rule: _Filter, threshold: float, values: NDArray[np.float64], batch: Categories | None) -> str:
@@ -175,7 +180,7 @@ def _line(rule: _Filter, threshold: float, values: NDArray[np.float64], batch: C
         at = int(np.argmin(shares))
         cells = f"<td>{name(batch.names[at], 30)} {_percent(float(shares[at]))}</td>"
     return (
-        f'<tr><td><code>{rule.option} {threshold:g}</code></td><td class="value">{_percent(float(kept.mean()))}</td>'
+        f'<tr>{_option(f"{rule.option} {threshold:g}")}<td class="value">{_percent(float(kept.mean()))}</td>'
         f'<td class="value">{(~kept).sum():,}</td>{cells}</tr>'
     )
 

@@ -22,6 +22,7 @@ __all__ = [
     "gene_panel",
     "marker_json",
     "marker_panel",
+    "marker_rows",
     "meanings",
 ]
 
@@ -31,12 +32,12 @@ MAX_ROWS = 5000
 
 # column: heading, what it means, digits kept
 COLUMNS = {
-    "group1": ("group", "Group 1: the one that is compared", 0),
-    "group2": ("against", "Group 2: what it is compared with", 0),
+    "group1": ("group", "Group 1: the group of interest", 0),
+    "group2": ("against", "Group 2: what group 1 is compared with", 0),
     "comparison": ("comparison", "Group 1 against group 2", 0),
     "gene": ("gene", "Name of the gene", 0),
-    "call": ("call", "Called higher or lower in group 1 at the target; a dash is no call", 0),
-    "lfc_median": ("log2 FC", "log2 fold change of expression, group 1 over group 2: its posterior median", 2),
+    "call": ("call", "Whether the gene is called higher or lower in group 1; a dash means no call", 0),
+    "lfc_median": ("log2 FC", "Posterior median of the log2 fold change, group 1 over group 2", 2),
     "lfc_lower": ("low", "Lower end of the credible interval of the log2 fold change", 2),
     "lfc_upper": ("high", "Upper end of the credible interval of the log2 fold change", 2),
     "proba_higher": ("P(higher)", "Posterior probability that the gene is higher in group 1", 3),
@@ -44,7 +45,7 @@ COLUMNS = {
     "bayes_factor": ("Bayes factor", "Natural log of the odds p / (1 - p) of that probability", 2),
     "expected_fdr": (
         "FDR",
-        "Expected share of false ones among the genes with at least this evidence",
+        "Expected share of false calls if this gene and all with more evidence are called",
         3,
     ),
     "raw_mean1": ("mean in", "Mean count in group 1", 2),
@@ -63,24 +64,27 @@ COLUMNS = {
     ),
 }
 _RANK = ("marker_score", "bayes_factor", "proba_higher", "proba_de", "lfc_median")
+_SMALL, _SURE = {"expected_fdr"}, {"proba_higher", "proba_de"}
+"""Columns that are told as "<1e-100" near zero, and as ">0.999" near one, where rounding would say 0.000 and 1.000."""
 _TEXT = {"group1", "group2", "comparison", "gene", "call"}
 
 
 def marker_panel(data: ReportData) -> str:
     """Return the controls and the empty table of the marker genes that the script fills."""
-    table = _markers(data.markers)
+    table = marker_rows(data)
     if table is None:
         return missing("No marker genes were computed.")
     groups = list(dict.fromkeys(table["group1"])) if "group1" in table else []
     kept = len(table) < len(data.markers if data.markers is not None else ())
-    cut = f"the first {PER_GROUP} of each cluster at most; the tables folder has all" if kept else ""
+    cut = f"up to {PER_GROUP} genes of each cluster; the full table is in the tables folder" if kept else ""
     tools = _choice(groups, "all clusters", "Cluster")
-    return _card("All markers", cut, tools, "the tables folder has the same")
+    return _card("All markers", cut, tools, "its content is in the tables folder, too")
 
 
 def marker_json(data: ReportData) -> str:
     """Return what the script reads of the marker genes."""
-    return gene_json(_markers(data.markers), {"group1": "cluster"})
+    table = marker_rows(data)
+    return gene_json(table, {"group1": "cluster"}, as_they_come=table is not None and "group1" in table)
 
 
 def gene_panel(title: str, cut: str) -> str:
@@ -93,7 +97,7 @@ def gene_panel(title: str, cut: str) -> str:
     cut
         What is left out, a sentence; "" for nothing.
     """
-    return _card(title, cut, "", "the table that was written has the same")
+    return _card(title, cut, "", "the table that was written has the same content")
 
 
 def _card(title: str, cut: str, tools: str, elsewhere: str) -> str:
@@ -156,7 +160,7 @@ def meanings(columns: list[str]) -> str:
     return f'<details class="card"><summary>What the columns mean</summary>{facts(pairs)}</details>'
 
 
-def gene_json(table: pd.DataFrame | None, words: dict[str, str] | None = None) -> str:
+def gene_json(table: pd.DataFrame | None, words: dict[str, str] | None = None, *, as_they_come: bool = False) -> str:
     """Return what the script reads: columns, which are numbers, rows.
 
     Parameters
@@ -165,20 +169,26 @@ def gene_json(table: pd.DataFrame | None, words: dict[str, str] | None = None) -
         The columns and rows to show.
     words
         Headings in place of those of `COLUMNS`.
+    as_they_come
+        Whether the rows are in the order to show; else the first of `_RANK` that there is sorts them.
     """
     if table is None:
         return "{}"
-    columns = list(table.columns)
-    sort = next((columns.index(c) for c in _RANK if c in columns), 0)
+    columns = [str(c) for c in table.columns if not _says_nothing(table, str(c))]
+    table = table[columns]
+    sort = -1 if as_they_come else next((columns.index(c) for c in _RANK if c in columns), 0)
     if "marker_score" in columns and (table["marker_score"] < 0).any():
         sort = -1  # genes of both sides by the size of the score, as they come
     return as_json(
         {
+            "keys": columns,
             "columns": [(words or {}).get(c, COLUMNS[c][0]) for c in columns],
             "help": [COLUMNS[c][1] for c in columns],
             "number": [_is_number(c) for c in columns],
             "digits": [COLUMNS[c][2] for c in columns],
             "share": [c.startswith("detection") for c in columns],
+            "small": [c in _SMALL for c in columns],
+            "sure": [c in _SURE for c in columns],
             "gene": columns.index("gene"),
             "group": columns.index("group1") if "group1" in columns else 0,
             "sort": sort,
@@ -187,29 +197,58 @@ def gene_json(table: pd.DataFrame | None, words: dict[str, str] | None = None) -
     )
 
 
-def _markers(markers: pd.DataFrame | None) -> pd.DataFrame | None:
-    """The columns that are shown, best genes first, cut to `PER_GROUP` a cluster; None where there is nothing."""
+def marker_rows(data: ReportData) -> pd.DataFrame | None:
+    """Return the rows and columns of the markers that the page holds; None where there is nothing.
+
+    Cluster by cluster, in each the genes that tell it apart best first (`celbo.plots.compared.ranked_genes`, the one
+    ranking of markers), named as they are shown, at most `PER_GROUP` of them.
+    """
+    markers = data.markers
     if markers is None or markers.empty:
         return None
-    table = markers.reset_index(drop=True).assign(gene=[str(g) for g in markers.index])
-    by = [c for c in _RANK if c in table]
-    if by:
-        table = table.sort_values(by, ascending=False, kind="stable")
-    per_group = PER_GROUP
-    if "group1" in table:
-        table["group1"] = [str(g) for g in table["group1"]]
-        per_group = max(min(PER_GROUP, MAX_ROWS // max(table["group1"].nunique(), 1)), 5)
-        table = table.groupby("group1", sort=False, observed=True).head(per_group)
+    named = markers.set_axis([str(gene) for gene in markers.index])
+    if "group1" in named:
+        named = named.assign(group1=[str(group) for group in named["group1"]])
+        per_group = max(min(PER_GROUP, MAX_ROWS // max(named["group1"].nunique(), 1)), 5)
+        parts = [_ranked(rows).head(per_group) for _, rows in named.groupby("group1", sort=False)]
+    else:
+        parts = [_ranked(named).head(PER_GROUP)]
+    table = pd.concat(parts).head(MAX_ROWS)
+    table = table.assign(gene=[data.gene(str(gene)) for gene in table.index]).reset_index(drop=True)
     if "group2" in table and table["group2"].nunique() < 2:
         table = table.drop(columns="group2")
-    return table.head(MAX_ROWS)[[c for c in COLUMNS if c in table]]
+    return table[[c for c in COLUMNS if c in table]]
+
+
+def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of one cluster in the order of the ranking, those that are lower there last."""
+    rows = rows[~rows.index.duplicated()]
+    if "bayes_factor" not in rows or "lfc_median" not in rows:
+        by = [c for c in _RANK if c in rows]
+        return rows.sort_values(by, ascending=False, kind="stable") if by else rows
+    best = ranked_genes(rows)
+    return pd.concat([best, rows.drop(index=best.index)])
 
 
 def _is_number(column: str) -> bool:
     return column not in _TEXT
 
 
+def _says_nothing(table: pd.DataFrame, column: str) -> bool:
+    """Whether a column of probabilities reads the same in every row."""
+    if column not in _SMALL | _SURE or len(table) < 2:
+        return False
+    values = table[column].to_numpy(np.float64)
+    return bool((values < 1e-100).all() if column in _SMALL else (values > 0.9995).all())
+
+
 def _cell(value: Any, column: str) -> str | float | None:
+    """Return a value as it is in the page; infinite ones as 1e308, which the script tells as infinite."""
     if not _is_number(column):
         return shown(value, 80) if isinstance(value, str) else None
-    return round(float(value), COLUMNS[column][2]) if np.isfinite(value) else None
+    number = float(value)
+    if np.isnan(number):
+        return None
+    if np.isinf(number):
+        return float(np.copysign(1e308, number))
+    return float(f"{number:.3g}") if column in _SMALL else round(number, COLUMNS[column][2])

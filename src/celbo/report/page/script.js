@@ -6,7 +6,7 @@
   if (!table || !block) return;
   const data = JSON.parse(block.textContent);
   const size = 25;
-  const state = { column: data.sort, down: true, page: 0, gene: "", group: "" };
+  const state = { column: data.sort, down: true, page: 0, gene: "", group: "", passes: null };
   const $ = (id) => document.getElementById(id);
 
   function make(tag, text, kind) {
@@ -19,6 +19,9 @@
     if (value === null) return "\u2013";
     if (typeof value === "string") return value;
     if (data.share[i]) return (100 * value).toFixed(0) + "%";
+    if (Math.abs(value) >= 1e300) return value < 0 ? "\u2212\u221e" : "\u221e";
+    if (data.small[i] && value < 0.0005) return value < 1e-100 ? "<1e-100" : value.toExponential(0);
+    if (data.sure[i] && value > 0.9995) return ">0.999";
     return (value < 0 ? "\u2212" : "") + Math.abs(value).toFixed(data.digits[i]);
   }
   function order(a, b) {
@@ -32,7 +35,7 @@
   function chosen() {
     const gene = state.gene.toLowerCase();
     return data.rows
-      .filter((r) => (!gene || r[data.gene].toLowerCase().includes(gene)) && (!state.group || r[data.group] === state.group))
+      .filter((r) => (!gene || r[data.gene].toLowerCase().includes(gene)) && (!state.group || r[data.group] === state.group) && (!state.passes || state.passes(r)))
       .sort(order);
   }
   function heading(name, i) {
@@ -80,6 +83,7 @@
   }
   $("marker-gene").addEventListener("input", function () { state.gene = this.value.trim(); state.page = 0; draw(); });
   if ($("marker-group")) $("marker-group").addEventListener("change", function () { state.group = this.value; state.page = 0; draw(); });
+  document.addEventListener("celbo-filter", function (event) { state.passes = event.detail; state.page = 0; draw(); });
   $("marker-back").addEventListener("click", turn(-1));
   $("marker-next").addEventListener("click", turn(1));
   draw();

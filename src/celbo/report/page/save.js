@@ -1,0 +1,249 @@
+
+// What the page shows as files: tables as CSV, figures as SVG and PNG, lists of genes on the clipboard. All is made here.
+(function () {
+  const WHITE = "#ffffff", FONT = "system-ui, 'Helvetica Neue', Arial, sans-serif";
+  const light = {};  // tones of the bright page: what is saved is for a paper, also from a dark screen
+  for (const rule of document.styleSheets[0].cssRules) {
+    if (rule.selectorText !== ":root") continue;
+    for (const name of rule.style) light[name] = light[name] || rule.style.getPropertyValue(name).trim();
+    break;
+  }
+
+  function stem(words) {
+    const plain = words.normalize("NFKD").replace(/[^A-Za-z0-9]+/g, "_").replace(/^_+|_+$/g, "").slice(0, 60);
+    return plain || "celbo";
+  }
+  function textOf(title) { return Array.from(title.childNodes).filter((n) => n.nodeName !== "SMALL").map((n) => n.textContent).join(" ").trim(); }
+  function nameOf(card, kind) {
+    const part = card.closest("section"), title = card.querySelector("figcaption, h3") || (part && part.querySelector("h2"));
+    const words = title ? textOf(title) : "";
+    const group = card.closest(".compared");
+    const which = group && group.dataset.group && group.dataset.group !== "*" ? " " + group.dataset.group : "";
+    return stem(document.title).slice(0, 40) + "_" + stem(words + which) + "." + kind;
+  }
+  function give(blob, name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+  function button(words, title, act) {
+    const node = document.createElement("button");
+    node.type = "button";
+    node.textContent = words;
+    node.title = title;
+    node.addEventListener("click", act);
+    return node;
+  }
+  function row(card) {
+    let box = card.querySelector(":scope > .save");
+    if (!box) {
+      box = document.createElement("div");
+      box.className = "save";
+      card.append(box);
+    }
+    return box;
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- tables
+
+  function plain(words) {
+    const text = words.replace(/\s+/g, " ").trim();
+    if (text === "\u2013") return "";
+    const number = text.replace(/\u2212/g, "-");
+    return /^-?\d{1,3}(,\d{3})+(\.\d+)?$/.test(number) ? number.replace(/,/g, "") : /^-?[\d.]+(%|e-?\d+)?$/.test(number) ? number : text;
+  }
+  function field(value) {
+    if (value === null || value === undefined) return "";
+    let text = String(value);
+    if (typeof value === "string" && /^[=+\-@\t\r]/.test(text) && !/^-?(inf|\d*\.?\d+(e[+-]?\d+)?%?)$/i.test(text)) text = "'" + text;  // a spreadsheet would run it
+    return /[",\n\r]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+  }
+  function csv(rows) { return "\ufeff" + rows.map((row) => row.map(field).join(",")).join("\r\n") + "\r\n"; }
+  function cellText(cell) {
+    if (cell.dataset.value !== undefined) return cell.dataset.value;
+    const first = cell.firstElementChild;  // a name with its meaning below
+    if (cell.tagName === "TD" && first && first.tagName === "B" && cell.children.length > 1) return plain(first.textContent);
+    const parts = Array.from(cell.childNodes).filter((n) => n.nodeName !== "svg").map((n) => n.textContent.trim()).filter(Boolean);
+    return plain(parts.join(" "));
+  }
+  function rowsOf(table) {
+    const block = document.getElementById("marker-data");
+    if (table.id === "markers" && block) {
+      const data = JSON.parse(block.textContent);
+      return [data.columns, ...data.rows.map((row) => row.map((v) => (typeof v === "number" && Math.abs(v) >= 1e300 ? (v < 0 ? "-inf" : "inf") : v)))];
+    }
+    let part = "";
+    const found = [];
+    const parts = new Set();
+    for (const line of table.rows) {
+      if (line.hidden) continue;
+      if (line.cells.length === 1 && line.cells[0].colSpan > 1) { part = cellText(line.cells[0]); parts.add(part); continue; }
+      const wide = [];
+      for (const cell of line.cells) wide.push(cellText(cell), ...Array(cell.colSpan - 1).fill(""));
+      found.push([part, ...wide]);
+    }
+    const used = new Set();  // columns that hold drawings alone are left out
+    found.slice(1).forEach((line) => line.forEach((value, i) => { if (value !== "") used.add(i); }));
+    if (parts.size) found[0][0] = "part";
+    if (found.length && found[0][1] === "") found[0][1] = "name";
+    const columns = Array.from(used).sort((a, b) => a - b);
+    return found.map((line) => columns.map((i) => line[i] ?? ""));
+  }
+  document.querySelectorAll("main table:not([data-unsaved])").forEach(function (table) {
+    const card = table.closest(".card") || table.parentElement;
+    row(card).append(button("CSV", "Save this table as CSV", function () {
+      give(new Blob([csv(rowsOf(table))], { type: "text/csv;charset=utf-8" }), nameOf(card, "csv"));
+    }));
+  });
+
+  // ---------------------------------------------------------------------------------------------------------- figures
+
+  let space = "";  // of SVG elements
+  function element(name, values, words) {
+    const node = document.createElementNS(space, name);
+    for (const [key, value] of Object.entries(values)) node.setAttribute(key, value);
+    if (words !== undefined) node.textContent = words;
+    return node;
+  }
+  function toned(value) { return value.replace(/var\((--[\w-]+)\)/g, (whole, name) => light[name] || "#000000"); }
+  function picture(svg) {  // a copy that needs no style sheet
+    const copy = svg.cloneNode(true), [, , wide, high] = svg.getAttribute("viewBox").split(/[ ,]+/).map(Number);
+    for (const node of [copy, ...copy.querySelectorAll("*")]) {
+      for (const { name, value } of Array.from(node.attributes)) if (value.includes("var(--")) node.setAttribute(name, toned(value));
+      if (node.nodeName === "style") node.textContent = toned(node.textContent);
+    }
+    if (svg.classList.contains("map")) copy.querySelectorAll("text").forEach(function (node) {
+      node.setAttribute("style", "font:600 22px " + FONT + ";fill:" + light["--ink"] + ";stroke:" + WHITE
+        + ";stroke-width:5px;stroke-linejoin:round;paint-order:stroke;text-anchor:middle;dominant-baseline:central");
+    });
+    copy.removeAttribute("class");
+    return { copy, wide, high };
+  }
+  const pen = document.createElement("canvas").getContext("2d");
+  function widthOf(words, size) { pen.font = size + "px " + FONT; return pen.measureText(words).width; }
+
+  function entries(card) {  // what the legend says: colours with names, and colour scales
+    const out = [];
+    card.querySelectorAll(".legend > span").forEach(function (item) {
+      const dot = item.querySelector("i");
+      out.push({ colour: dot ? getComputedStyle(dot).backgroundColor : null, words: item.textContent.trim() });
+    });
+    card.querySelectorAll(".ramp").forEach(function (ramp) {
+      ramp.childNodes.forEach(function (node) {
+        if (node.nodeName === "I") {
+          const stops = getComputedStyle(node).backgroundImage.match(/rgba?\([^)]*\)/g);
+          if (stops) out.push({ stops });
+        } else if (node.nodeName === "svg") {
+          out.push({ dot: Number(node.getAttribute("width")) });
+        } else if (node.textContent.trim()) {
+          out.push({ words: node.textContent.trim() });
+        }
+      });
+    });
+    return out;
+  }
+  function write(whole, x, y, words, size, weight) {
+    whole.append(element("text", { x, y, "font-size": size, "font-weight": weight || 400, "font-family": FONT, fill: light["--ink"] }, words));
+  }
+  function legend(whole, items, top, wide) {
+    let x = 12, y = top;
+    items.forEach(function (item, i) {
+      const mark = item.stops ? 110 : item.dot ? item.dot : item.colour ? 12 : 0;
+      const size = mark + (item.words ? 6 + widthOf(item.words, 12) : 0);
+      if (x > 12 && x + size > wide - 12) { x = 12; y += 20; }
+      if (item.stops) {
+        const shade = element("linearGradient", { id: "scale" + i });
+        item.stops.forEach((colour, k) => shade.append(element("stop", { offset: k / Math.max(item.stops.length - 1, 1), "stop-color": colour })));
+        whole.append(shade, element("rect", { x, y: y - 9, width: 110, height: 9, rx: 4, fill: "url(#scale" + i + ")" }));
+      } else if (mark) {
+        whole.append(element("circle", { cx: x + mark / 2, cy: y - 4, r: item.dot ? item.dot / 2 : 5, fill: item.colour || light["--muted"] }));
+      }
+      if (item.words) write(whole, x + (mark ? mark + 6 : 0), y, item.words, 12);
+      x += size + 14;
+    });
+    return y + 12;
+  }
+  function figure(card) {  // title, pictures side by side with what stands below them, legend
+    const svgs = Array.from(card.querySelectorAll("svg.plot, svg.map")), gap = 16;
+    const found = svgs.map(picture), narrow = Math.min(...found.map((f) => f.wide)) < 200;
+    const title = card.querySelector("figcaption"), more = title ? title.querySelector("small") : null;
+    const small = more ? more.textContent.trim() : "", words = title ? textOf(title) : "";
+    const wide = Math.max(found.reduce((sum, f) => sum + f.wide + gap, gap), narrow ? 0 : 260);
+    space = svgs[0].namespaceURI;
+    const whole = element("svg", {});
+    const ground = element("rect", { width: "100%", height: "100%", fill: WHITE });
+    whole.append(ground);
+    let top = 12;
+    if (words) {
+      write(whole, 12, 24, words, 14, 600);
+      const beside = 12 + 1.1 * widthOf(words, 14) + 8, fits = beside + widthOf(small, 12) < wide - 12;
+      if (small) write(whole, fits ? beside : 12, fits ? 24 : 42, small, 12);
+      top = small && !fits ? 54 : 38;
+    }
+    let x = gap, low = top;
+    found.forEach(function (f, i) {
+      for (const [key, value] of Object.entries({ x, y: top, width: f.wide, height: f.high })) f.copy.setAttribute(key, value);
+      whole.append(f.copy);
+      const under = svgs.length > 1 ? svgs[i].parentElement.querySelector("p, figcaption") : null;
+      if (under && under !== title) write(whole, x + 4, top + f.high + 16, under.textContent.trim(), 12);
+      low = Math.max(low, top + f.high + (under ? 22 : 0));
+      x += f.wide + gap;
+    });
+    const items = entries(card);
+    const high = items.length ? legend(whole, items, low + 20, wide) : low + 12;
+    whole.setAttribute("viewBox", "0 0 " + wide + " " + high);
+    whole.setAttribute("width", wide);
+    whole.setAttribute("height", high);
+    return { text: new XMLSerializer().serializeToString(whole), wide, high };
+  }
+  function saveSvg(card) {
+    give(new Blob(['<?xml version="1.0" encoding="UTF-8"?>\n' + figure(card).text], { type: "image/svg+xml" }), nameOf(card, "svg"));
+  }
+  function savePng(card) {
+    const drawn = figure(card), image = new Image(), ratio = Math.max(1, Math.min(3, 6000 / Math.max(drawn.wide, drawn.high)));
+    image.addEventListener("load", function () {
+      const canvas = document.createElement("canvas");
+      canvas.width = Math.round(drawn.wide * ratio);
+      canvas.height = Math.round(drawn.high * ratio);
+      canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+      canvas.toBlob((blob) => give(blob, nameOf(card, "png")), "image/png");
+    });
+    image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(drawn.text);
+  }
+  document.querySelectorAll("main .card").forEach(function (card) {
+    if (card.querySelector(".card") || !card.querySelector("svg.plot, svg.map")) return;
+    row(card).append(button("SVG", "Save this figure as SVG", () => saveSvg(card)), button("PNG", "Save this figure as PNG", () => savePng(card)));
+  });
+
+  // ------------------------------------------------------------------------------------------------------------ genes
+
+  function told(node, words) {
+    const was = node.dataset.words || node.textContent;
+    node.dataset.words = was;
+    node.textContent = words;
+    setTimeout(() => { node.textContent = was; }, 1500);
+  }
+  function fallback(words) {  // pages opened from a file may lack the clipboard
+    const area = document.createElement("textarea");
+    area.value = words;
+    area.className = "offscreen";
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+  document.addEventListener("click", function (event) {
+    const from = event.target.closest("button[data-copy]");
+    if (!from) return;
+    const words = JSON.parse(from.dataset.copy).join("\n");
+    const report = (done) => told(from, done ? "Copied" : "Not allowed here");
+    if (navigator.clipboard && window.isSecureContext) {
+      navigator.clipboard.writeText(words).then(() => report(true), () => report(fallback(words)));
+    } else report(fallback(words));
+  });
+})();
