@@ -20,6 +20,7 @@ from celbo.report.build import Categories, Expression, ReportData, report_html
 from celbo.report.index import index
 from celbo.report.map import MAX_CELLS, map_cells, map_genes
 from celbo.report.markup import HEAT_STEPS, as_json
+from celbo.report.places import places
 
 HOSTILE = ("<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>", "\u202eevil")
 PAGE = files("celbo.report") / "page"
@@ -189,3 +190,26 @@ def test_the_index_names_every_section_of_a_page():
     assert re.findall(r'<a href="#(\w+)">', bar + re.search(r"<nav.*?</nav>", page, re.S)[0])[2:] == re.findall(
         r'<section id="(\w+)"', page
     )
+
+
+@pytest.mark.parametrize("n_groups", [5, 35])
+def test_names_on_a_still_map_cover_neither_each_other_nor_cells(n_groups: int):
+    rng = np.random.default_rng(1)
+    middles = rng.uniform(90, 510, (n_groups, 2))
+    members = np.arange(2000) % n_groups
+    where = middles[members] + 9 * rng.normal(size=(2000, 2))
+    halves = rng.uniform(20, 70, n_groups)
+    found = places(where, [np.flatnonzero(members == k) for k in range(n_groups)], halves, 600)
+    assert len(found) > 0.6 * n_groups
+    for a in found:
+        covered = (np.abs(where - [a.x, a.y]) < [a.half, 13]).all(1)
+        assert covered.sum() <= 5
+        assert a.half <= a.x <= 600 - a.half
+        assert np.linalg.norm(where[members == a.item] - [a.cells_x, a.cells_y], axis=1).min() < 9
+        for b in found:
+            assert a is b or abs(a.x - b.x) >= a.half + b.half or abs(a.y - b.y) >= 26
+
+
+def test_a_name_without_a_free_place_is_left_to_the_legend():
+    where = np.random.default_rng(0).uniform(0, 100, (4000, 2))
+    assert places(where, [np.arange(4000)], [40.0], 100) == []

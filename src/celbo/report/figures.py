@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celbo.plots import plot_embedding
+from celbo.plots.names import shown
 from celbo.plots.style import ACCENT, GRID, INK, MUTED, PAPER, heat, new_axes
 from celbo.report.data import Categories, is_known
 from celbo.report.markup import HEAT_STEPS, text
+from celbo.report.places import places
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,9 +76,12 @@ def _heat_tones() -> dict[str, str]:
 
 
 def cloud(
-    xy: NDArray[Any], color: Any, palette: list[str] | None, side: int = _SIDE
+    xy: NDArray[Any], color: Any, palette: list[str] | None, side: int = _SIDE, margin: float = 0.02
 ) -> tuple[str, NDArray[np.float64]]:
-    """Draw a point cloud, as the data URI of a square PNG, and where its cells lie in it, (cells, 2) in pixels."""
+    """Draw a point cloud, as the data URI of a square PNG, and where its cells lie in it, (cells, 2) in pixels.
+
+    Around the cells is left a share `margin` of their width.
+    """
     from PIL import Image
 
     ax = new_axes(side / 2, side / 2)
@@ -85,6 +90,7 @@ def cloud(
     ax.set_position((0.0, 0.0, 1.0, 1.0))
     point = None if side == _SIDE else float(np.clip(170 / np.sqrt(max(len(xy), 1)), 1.0, 5.0)) * (side / _SIDE) ** 0.5
     plot_embedding(xy, color, palette=palette, point_size=point, ax=ax)
+    ax.margins(margin)
     figure.set_dpi(144)
     figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba()))
@@ -96,7 +102,7 @@ def cloud(
 
 
 def map_svg(xy: NDArray[Any], color: Any, *, palette: list[str] | None, names: Categories | None, label: str) -> str:
-    """Return a map as an SVG element: the cloud, and the names of its categories at their medians where they fit.
+    """Return a map as an SVG element: the cloud, and the names of its categories beside their cells where they fit.
 
     Parameters
     ----------
@@ -111,7 +117,7 @@ def map_svg(xy: NDArray[Any], color: Any, *, palette: list[str] | None, names: C
     label
         What the map shows, for readers who cannot see it.
     """
-    uri, where = cloud(xy, color, palette)
+    uri, where = cloud(xy, color, palette, margin=0.02 if names is None else 0.09)
     written = "" if names is None else _names_on_map(where, names)
     return (
         f'<svg class="map" role="img" aria-label="{text(label, 300)}" viewBox="0 0 {_SIDE} {_SIDE}">'
@@ -120,19 +126,15 @@ def map_svg(xy: NDArray[Any], color: Any, *, palette: list[str] | None, names: C
 
 
 def _names_on_map(where: NDArray[np.float64], names: Categories) -> str:
-    """Text elements, largest category first; a name that would touch one already there is left to the legend."""
-    taken: list[tuple[float, float, float]] = []
-    out = []
-    for code in np.argsort(-names.sizes, kind="stable"):
-        cells = where[names.codes == code]
-        word = text(names.names[code], 16)
-        if not len(cells) or not is_known(names.names[code]):
-            continue
-        wide = 14 * min(len(names.names[code]), 16) / 2 + 4
-        x, y = np.median(cells, axis=0)
-        x, y = float(np.clip(x, wide, _SIDE - wide)), float(np.clip(y, 14, _SIDE - 14))
-        if any(abs(x - a) < wide + w and abs(y - b) < 26 for a, b, w in taken):
-            continue
-        taken.append((x, y, wide))
-        out.append(f'<text x="{x:.0f}" y="{y:.0f}">{word}</text>')
-    return "".join(out)
+    """Text elements, and lines to the cells of a name that stands apart; what has no place is left to the legend."""
+    known = [code for code, name in enumerate(names.names) if is_known(name)]
+    words = [shown(names.names[code], 18) for code in known]
+    members = [np.flatnonzero(names.codes == code) for code in known]
+    spots = places(where, members, [12.6 * len(word) / 2 + 5 for word in words], _SIDE)
+    lines = "".join(
+        f'<path d="M{s.x:.0f} {s.y + np.sign(s.cells_y - s.y) * 13 * (abs(s.cells_y - s.y) > 13):.0f}'
+        f'L{s.cells_x:.0f} {s.cells_y:.0f}"/>'
+        for s in spots
+        if s.apart
+    )
+    return lines + "".join(f'<text x="{s.x:.0f}" y="{s.y:.0f}">{text(words[s.item], 18)}</text>' for s in spots)
