@@ -1,4 +1,4 @@
-"""What a user sees while training goes on: a bar on a terminal, a line an epoch in a log."""
+"""What a user sees while training goes on: a bar on a terminal, a line at each tenth of the way elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Progress:
     Parameters
     ----------
     show
-        True draws a bar, False logs a line an epoch, None draws a bar on a terminal and in a notebook.
+        True draws a bar, False logs a line an epoch. None draws a bar on a terminal and in a notebook; elsewhere it
+        logs a line at each tenth of the way, or writes it to standard error where the script shows no log.
     n_epochs, n_cells
         Length of the run, and training cells an epoch.
     done
@@ -33,6 +34,7 @@ class Progress:
     def __init__(self, *, show: bool | None, n_epochs: int, n_cells: int, done: int = 0) -> None:
         self._n_epochs, self._n_cells, self._done = n_epochs, n_cells, done
         self._bar: tqdm[Any] | None = None
+        self._sparse = show is None
         if _has_watcher() if show is None else show:
             self._bar = tqdm(total=n_epochs * n_cells, unit=" cells", unit_scale=True, initial=done * n_cells)
             self.rewind()
@@ -49,12 +51,21 @@ class Progress:
             self.rewind()
             self._bar.set_postfix_str(_elbo_text(row), refresh=False)
             return
+        if self._sparse and not self._is_tenth():
+            return
         left = row["seconds"] * (self._n_epochs - self._done)
         speed = row["cells_per_second"]
-        logger.info(
-            "epoch %d/%d: %s, %.0f cells/s, %s left",
-            *(self._done, self._n_epochs, _elbo_text(row), speed, tqdm.format_interval(left)),
-        )
+        text = f"epoch {self._done}/{self._n_epochs}: {_elbo_text(row)}, {speed:,.0f} cells/s"
+        text += f", {tqdm.format_interval(left)} left"
+        if self._sparse and not logger.isEnabledFor(logging.INFO):
+            print(text, file=sys.stderr, flush=True)
+        else:
+            logger.info("%s", text)
+
+    def _is_tenth(self) -> bool:
+        """Whether the epoch that is done is the first, the last, or the first beyond a tenth of the way."""
+        ten = 10 * self._done // max(1, self._n_epochs)
+        return self._done in {1, self._n_epochs} or ten > 10 * (self._done - 1) // max(1, self._n_epochs)
 
     def rewind(self) -> None:
         """Put the bar at the beginning of the epoch that comes next."""
