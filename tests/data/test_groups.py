@@ -283,8 +283,8 @@ def test_a_query_that_is_none_is_a_named_error(adata, query, words) -> None:
 
 
 @pytest.mark.parametrize("asked", [{"groupby": "type"}, {"idx1": "age > 60"}], ids=str)
-def test_a_column_of_an_anndata_that_is_gone_is_a_named_error(asked) -> None:
-    with pytest.raises(InputError, match=r"AnnData that is gone or has other cells now.*Pass adata="):
+def test_a_column_without_an_anndata_is_a_named_error(asked) -> None:
+    with pytest.raises(InputError, match=r"there is no AnnData to look for .*Pass adata="):
         groups(None, **asked)
 
 

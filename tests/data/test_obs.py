@@ -66,7 +66,7 @@ def test_what_names_no_groups_is_a_named_error(adata, key, words) -> None:
 
 
 def test_a_column_without_its_anndata_is_a_named_error() -> None:
-    with pytest.raises(InputError, match=r"sample_key='donor' names a column .* Pass adata="):
+    with pytest.raises(InputError, match=r"sample_key='donor' names a column, and there is no .* Pass adata="):
         groups(None, "donor")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from celbo.data.columns import UNLABELLED, category_codes, numeric_values
 from celbo.data.counts import CountMatrix
 from celbo.data.decimals import rounded
 from celbo.data.minibatch import Minibatch
+from celbo.data.scan import scan_matrix
 from celbo.data.schema import DataKeys, Schema
-from celbo.errors import CategoryError, CountsError, GenesError, SchemaError, listed
+from celbo.errors import CategoryError, CelboWarning, CountsError, GenesError, SchemaError, listed
 from celbo.kernels.gather import gather_elements
 
 __all__ = ["CellData", "open_anndata"]
@@ -110,6 +112,7 @@ def open_anndata(adata: Any, keys: DataKeys, *, schema: Schema | None = None, re
     """
     if schema is not None and isinstance(adata, AnnData):  # what is none, `require` names
         keys = _without_absent(keys, schema, adata.obs)
+        keys = _where_counts_are(adata, keys, require_counts=require_counts)
     require(adata, keys, require_counts=require_counts)
     matrix, genes = count_matrix_of(adata, keys.layer)
     if keys.round_counts:
@@ -174,6 +177,21 @@ def _without_absent(keys: DataKeys, schema: Schema, obs: pd.DataFrame) -> DataKe
         continuous_covariate_keys=keys.continuous_covariate_keys,
         round_counts=keys.round_counts,
     )
+
+
+def _where_counts_are(adata: AnnData, keys: DataKeys, *, require_counts: bool) -> DataKeys:
+    """Look in `X` where new cells lack the layer of the model and have their counts there, and say so."""
+    layer = keys.layer
+    there = layer is None or layer in adata.layers or (layer == "raw" and adata.raw is not None)
+    if there or adata.X is None or not require_counts:
+        return keys
+    scan = scan_matrix(count_matrix_of(adata, None)[0])
+    if scan.bad or not scan.n_nonzero:
+        return keys
+    text = f"These cells have no layer {layer!r}, which the model was trained on. Their X holds counts, and is used."
+    fix, flag = "To name it: celbo.load(path, adata, layer='X').", "To name it: --layer X."
+    warnings.warn(CelboWarning(text, fix=fix, flag=flag), stacklevel=4)
+    return replace(keys, layer=None)
 
 
 def _schema_of(obs: pd.DataFrame, genes: tuple[str, ...], keys: DataKeys) -> Schema:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from celbo.data.columns import category_name
-from celbo.data.obs import obs_column
+from celbo.data.obs import HasObs, obs_column
 from celbo.errors import CelboWarning, InputError, OptionError, listed, nearest
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["REST", "Comparison", "Groups", "groups_of"]
 
@@ -55,7 +52,7 @@ class Groups:
 
 
 def groups_of(
-    adata: AnnData | None,
+    adata: HasObs | None,
     cell_names: Any,
     *,
     groupby: Any = None,
@@ -69,7 +66,7 @@ def groups_of(
     Parameters
     ----------
     adata
-        The data whose `obs` is meant; None where it is gone, and then only values and positions can be given.
+        The data whose `obs` is meant; None where there is none, and then only values and positions can be given.
     cell_names
         Names of the cells; (cells,).
     groupby
@@ -112,7 +109,7 @@ def groups_of(
     return groups
 
 
-def _by_column(adata: AnnData | None, cell_names: Any, groupby: Any, group1: Any, group2: Any) -> Groups:
+def _by_column(adata: HasObs | None, cell_names: Any, groupby: Any, group1: Any, group2: Any) -> Groups:
     labels = obs_column(adata, groupby, cell_names=cell_names, where="groupby")
     names, codes = [str(name) for name in labels.categories], np.asarray(labels.codes)
     if len(names) < 2:
@@ -158,7 +155,7 @@ def _one_name(group2: Any) -> str:
     return category_name(group2)
 
 
-def _by_index(adata: AnnData | None, cell_names: Any, idx1: Any, idx2: Any) -> Groups:
+def _by_index(adata: HasObs | None, cell_names: Any, idx1: Any, idx2: Any) -> Groups:
     n_cells = len(cell_names)
     one = _cells(adata, cell_names, idx1, "idx1")
     if idx2 is None and len(one) == n_cells:
@@ -183,7 +180,7 @@ def _by_index(adata: AnnData | None, cell_names: Any, idx1: Any, idx2: Any) -> G
     return Groups(tuple(name for name, _ in ordered), tuple(cells for _, cells in ordered), (comparison,))
 
 
-def _cells(adata: AnnData | None, cell_names: Any, index: Any, where: str) -> Positions:
+def _cells(adata: HasObs | None, cell_names: Any, index: Any, where: str) -> Positions:
     """Return the positions that a query, a mask or positions mean, each once and ascending."""
     n_cells = len(cell_names)
     if isinstance(index, str):
@@ -205,10 +202,10 @@ def _cells(adata: AnnData | None, cell_names: Any, index: Any, where: str) -> Po
     return np.unique(np.where(found < 0, found + n_cells, found))
 
 
-def _queried(adata: AnnData | None, n_cells: int, query: str, where: str) -> Positions:
+def _queried(adata: HasObs | None, n_cells: int, query: str, where: str) -> Positions:
     if adata is None:
         raise InputError(
-            "is a query of an AnnData that is gone or has other cells now",
+            "is a query of columns, and there is no AnnData to look for them in",
             where=where,
             fix="Pass adata=..., or a mask.",
         )

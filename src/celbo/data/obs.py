@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -10,13 +10,18 @@ import pandas as pd
 from celbo.data.columns import category_codes
 from celbo.errors import InputError, SchemaError, listed, nearest
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-__all__ = ["column_of", "obs_column"]
+__all__ = ["HasObs", "column_of", "obs_column"]
 
 
-def column_of(adata: AnnData, name: str) -> pd.Series[Any]:
+class HasObs(Protocol):
+    """An AnnData, or what keeps its columns."""
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Columns that describe the cells; (cells, columns)."""
+
+
+def column_of(adata: HasObs, name: str) -> pd.Series[Any]:
     """Return a column of `obs`.
 
     Raises
@@ -24,22 +29,26 @@ def column_of(adata: AnnData, name: str) -> pd.Series[Any]:
     SchemaError
         If there is none of that name, or several; the message names the nearest one.
     """
-    if name not in adata.obs:
-        raise SchemaError("is not a column of obs", where=repr(name), fix=nearest(name, map(str, adata.obs.columns)))
-    column: Any = adata.obs[name]
+    obs = adata.obs
+    if name not in obs:
+        fix = nearest(name, map(str, obs.columns))
+        if obs.attrs.get("kept"):
+            fix = "The AnnData of the model is gone, and its columns were copied before: pass adata=... " + fix
+        raise SchemaError("is not a column of obs", where=repr(name), fix=fix)
+    column: Any = obs[name]
     if isinstance(column, pd.DataFrame):
         raise SchemaError("is the name of several columns of obs", where=repr(name), fix="Rename all but one.")
     found: pd.Series[Any] = column
     return found
 
 
-def obs_column(adata: AnnData | None, key: Any, *, cell_names: Any, where: str) -> pd.Categorical[Any]:
+def obs_column(adata: HasObs | None, key: Any, *, cell_names: Any, where: str) -> pd.Categorical[Any]:
     """Return the group of each cell.
 
     Parameters
     ----------
     adata
-        The data that a column would be of; None where it is gone.
+        The data that a column would be of; None where there is none.
     key
         Name of a column of `obs`; or one value for each cell: an array, a list, a categorical, or a Series, which is
         put into the order of the cells where its index holds their names in another one.
@@ -62,7 +71,7 @@ def obs_column(adata: AnnData | None, key: Any, *, cell_names: Any, where: str) 
     if isinstance(key, str):
         if adata is None:
             raise InputError(
-                "names a column of an AnnData that is gone or has other cells now (a model keeps counts only)",
+                "names a column, and there is no AnnData to look for it in",
                 where=f"{where}={key!r}",
                 fix="Pass adata=..., or the values themselves, one for each cell.",
             )

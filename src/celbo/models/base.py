@@ -7,7 +7,6 @@ configuration fields become its keywords.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,8 @@ import pandas as pd
 import torch
 
 from celbo.data.cells import CellData, open_anndata
+from celbo.data.described import Described
+from celbo.data.obs import HasObs
 from celbo.data.schema import Schema
 from celbo.errors import InputError, NotTrainedError
 from celbo.models import questions
@@ -99,16 +100,14 @@ class Model(Generic[ConfigT]):
         check_config(checked)
         check_seed(seed)
         data = open_anndata(adata, keys, require_counts=requires_counts(checked))
-        self._bind(checked, data.schema, seed, data, weakref.ref(adata))
+        self._bind(checked, data.schema, seed, data, adata)
 
-    def _bind(
-        self, config: Any, schema: Schema, seed: int, data: CellData | None, adata: Callable[[], AnnData | None]
-    ) -> None:
+    def _bind(self, config: Any, schema: Schema, seed: int, data: CellData | None, adata: AnnData | None) -> None:
         self.config: ConfigT = config
         self.schema = schema
         self.seed = seed
         self.data = data
-        self._adata = adata
+        self._described = None if adata is None else Described(adata)
         self.fitted: FitResult | None = None
         with torch.random.fork_rng(devices=[]):  # layers draw their first weights from torch's global generator
             torch.manual_seed(seed)
@@ -310,19 +309,14 @@ class Model(Generic[ConfigT]):
 
     def _data_of(self, adata: AnnData | None) -> CellData:
         """Return the model's own data, or `adata` checked, aligned and encoded."""
-        if adata is None or (adata is self._adata() and self._same_cells(adata)):
+        if adata is None or (self._described is not None and self._described.is_of(adata)):
             return self._own_data()
         require_counts = requires_counts(self.config)
         return open_anndata(adata, self.schema.keys, schema=self.schema, require_counts=require_counts)
 
-    def _same_cells(self, adata: AnnData) -> bool:
-        """Whether an AnnData still has the cells it had when the model was built: it may have been cut in place."""
-        return self.data is not None and np.array_equal(np.asarray(adata.obs_names, str), self.data.cell_names)
-
-    def obs_of(self, adata: AnnData | None) -> AnnData | None:
-        """Return the AnnData whose columns describe the cells asked about; None where that of the model is gone."""
-        own = self._adata() if adata is None else None
-        return adata if adata is not None else own if own is not None and self._same_cells(own) else None
+    def obs_of(self, adata: AnnData | None) -> HasObs | None:
+        """Return what has the columns that describe the cells asked about; None where the model was loaded alone."""
+        return self._described if adata is None else adata
 
     def _asked(self, adata: AnnData | None, indices: Indices) -> Asked:
         self._trained()
@@ -330,9 +324,12 @@ class Model(Generic[ConfigT]):
         return data, positions(indices, data.n_cells, "indices")
 
     def __repr__(self) -> str:
-        state = "trained" if self.is_trained else "not trained"
-        s = self.schema
-        return f"{type(self).__name__}({s.n_genes} genes, {s.n_batches} batches, {state})"
+        schema, fitted = self.schema, self.fitted
+        cells = "no cells" if self.data is None else f"{self.data.n_cells:,} cells"
+        sizes = [cells, f"{schema.n_genes:,} genes", f"{schema.n_batches} batch{'es' * (schema.n_batches != 1)}"]
+        epochs = "" if fitted is None or not self.is_trained else f"trained for {len(fitted.history)} epochs"
+        options = ", ".join(f"{name}={value!r}" for name, value in config_dict(self.config).items())
+        return f"{type(self).__name__}: {', '.join(sizes)}, {epochs or 'not trained'}\n    {options}, seed={self.seed}"
 
 
 class DenoisingModel(Model[ConfigT]):

@@ -499,7 +499,7 @@ class HPF(DenoisingModel[HPFConfig]):
         scores, rows = {}, []
         for k, one in configs.items():
             model = cls.__new__(cls)
-            model._bind(one, data.schema, seed, seen, lambda: None)
+            model._bind(one, data.schema, seed, seen, None)
             model.train(max_epochs=max_epochs, train_size=1.0, progress=False)
             cells = model.network.cells.mean * ((1 - train_share) / train_share)
             scores[k] = hpf_ask.log_likelihood(held_out, cells, model.network.genes.mean)

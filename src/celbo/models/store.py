@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import weakref
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +84,7 @@ def _description(model: Model[Any], fitted: FitResult) -> dict[str, Any]:
     }
 
 
-def load(path: str | Path, adata: AnnData | None = None) -> Model[Any]:
+def load(path: str | Path, adata: AnnData | None = None, *, layer: str | None = None) -> Model[Any]:
     """Load a saved model.
 
     Parameters
@@ -95,6 +94,9 @@ def load(path: str | Path, adata: AnnData | None = None) -> Model[Any]:
     adata
         Cells to bind to the model: those it was trained on, or others with the same genes. Genes in another order
         are reordered. None loads the model alone; every getter then needs its own `adata`.
+    layer
+        Layer of `adata` with the counts, "X" for `adata.X`; None is the one that the model was trained on, or `X` where
+        these cells do not have it and `X` holds counts.
 
     Raises
     ------
@@ -108,7 +110,7 @@ def load(path: str | Path, adata: AnnData | None = None) -> Model[Any]:
     folder = Path(path)
     description = _read_description(folder)
     try:
-        return _rebuilt(folder, description, adata)
+        return _rebuilt(folder, description, adata, layer)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
@@ -118,15 +120,18 @@ def load(path: str | Path, adata: AnnData | None = None) -> Model[Any]:
         ) from error  # fmt: skip
 
 
-def _rebuilt(folder: Path, description: dict[str, Any], adata: AnnData | None) -> Model[Any]:
+def _rebuilt(folder: Path, description: dict[str, Any], adata: AnnData | None, layer: str | None) -> Model[Any]:
     kind = _class_of(description, folder)
     config = kind.config_class(**_tuples(description["config"]))
     check_config(config)
     schema = Schema.from_dict(description["schema"])
     require_counts = requires_counts(config)
-    data = None if adata is None else open_anndata(adata, schema.keys, schema=schema, require_counts=require_counts)
+    data = None
+    if adata is not None:
+        keys = schema.keys if layer is None else replace(schema.keys, layer=None if layer == "X" else layer)
+        data = open_anndata(adata, keys, schema=schema, require_counts=require_counts)
     model = kind.__new__(kind)
-    model._bind(config, schema, int(description["seed"]), data, (lambda: None) if adata is None else weakref.ref(adata))
+    model._bind(config, schema, int(description["seed"]), data, adata)
     weights = _tensors(folder / _WEIGHTS)
     model.network.load_state_dict(weights)
     model.network.eval()
