@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from celbo import results
-from celbo.errors import InputError, OptionError, WriteError
+from celbo.errors import CelboWarning, InputError, OptionError, WriteError
 
 
 @pytest.fixture
@@ -35,6 +35,36 @@ def test_latent_of_other_cells_is_refused(adata: anndata.AnnData) -> None:
 def test_numbered_clusters_are_ordered_as_numbers(adata: anndata.AnnData) -> None:
     results.write_clusters(adata, "leiden", [10, 2, 1])
     assert adata.obs["leiden"].cat.categories.tolist() == ["1", "2", "10"]
+
+
+def test_column_of_other_values_is_not_replaced_silently(adata: anndata.AnnData) -> None:
+    results.write_clusters(adata, "leiden", [10, 2, 1])
+    results.write_clusters(adata, "leiden", ["10", "2", "1"])  # the same: nothing is lost
+    with pytest.warns(CelboWarning, match=r"obs\['leiden'\] held other values and is replaced"):
+        results.write_clusters(adata, "leiden", ["a", "2", "1"])
+
+
+def test_column_that_no_file_can_hold_is_converted_beside_a_matrix(adata: anndata.AnnData, tmp_path: Path) -> None:
+    obs = pd.DataFrame({"odd": [1, "a", None]}, index=list("abc"))
+    with (
+        pytest.warns(CelboWarning, match=r"obs\['odd'\] .* written as text"),
+        results.write_matrix_h5ad(
+            tmp_path / "m.h5ad", obs=obs, var=pd.DataFrame(index=["g"]), note={"values": "v"}
+        ) as write,
+    ):
+        write(0, np.ones((3, 1)))
+    assert anndata.read_h5ad(tmp_path / "m.h5ad").obs["odd"].tolist()[:2] == ["1", "a"]
+
+
+def test_files_of_a_run_and_inputs_are_not_written_over(tmp_path: Path) -> None:
+    for out, model, data in (
+        (tmp_path / "cells.h5ad", "", [str(tmp_path / "x" / ".." / "cells.h5ad")]),
+        (tmp_path / "result.h5ad", tmp_path, []),
+        (tmp_path / "model" / "weights.npy", tmp_path, []),
+    ):
+        with pytest.raises(OptionError, match="would be written over"):
+            results.refuse_inputs(out, model, data)
+    results.refuse_inputs(tmp_path / "denoised.h5ad", tmp_path, [str(tmp_path / "cells.h5ad")])
 
 
 def test_named_clusters_are_ordered_as_texts(adata: anndata.AnnData) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 import celbo
-from celbo.errors import GenesError, InputError, OptionError, SchemaError, listed, nearest
+from celbo.errors import CelboWarning, GenesError, InputError, OptionError, SchemaError, listed, nearest
 from celbo.files import atomic_text, atomic_write
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "multiqc_general",
     "multiqc_lines",
+    "refuse_inputs",
     "table_path",
     "to_rank_genes_groups",
     "versions",
@@ -64,6 +66,8 @@ def write_latent(adata: AnnData, key: str, latent: ArrayLike) -> None:
 def write_clusters(adata: AnnData, key: str, clusters: ArrayLike) -> None:
     """Write a category for each cell into `adata.obs[key]`; categories that are numbers are put in their order.
 
+    A column of that name is replaced; a warning tells where it held anything else.
+
     Parameters
     ----------
     adata
@@ -80,6 +84,9 @@ def write_clusters(adata: AnnData, key: str, clusters: ArrayLike) -> None:
     """
     names = np.asarray(clusters).astype(str)
     _same_cells(adata, key, len(names))
+    if key in adata.obs and not np.array_equal(adata.obs[key].astype(str), names):
+        text = f"obs[{key!r}] held other values and is replaced."
+        warnings.warn(CelboWarning(text, fix="Give another key to keep both."), stacklevel=2)
     found = sorted(
         set(names.tolist()), key=lambda name: (not name.isdecimal(), len(name) if name.isdecimal() else 0, name)
     )
@@ -282,6 +289,34 @@ def write_frame(frame: pd.DataFrame, path: str | Path) -> None:
             plain.to_csv(temporary, sep="," if path.suffix == ".csv" else "\t")
 
 
+def refuse_inputs(out: str | Path, model: str | Path, data: Sequence[str]) -> None:
+    """Refuse to write over what is read.
+
+    Parameters
+    ----------
+    out
+        File to write.
+    model
+        Folder of a model or of a run; "" where there is none.
+    data
+        Files of counts.
+
+    Raises
+    ------
+    OptionError
+        If the file is one of them, or belongs to the model or the run.
+    """
+    target = Path(out).resolve()
+    folder = Path(model).resolve() if model and Path(model).is_dir() else None
+    own = folder is not None and any(
+        target == folder / name or (folder / name) in target.parents
+        for name in ("result.h5ad", "report.html", "run.toml", "model.json", "model", "tables")
+    )
+    if own or target in [Path(name).resolve() for name in data]:
+        fix = "Choose another name; what is there stays as it is."
+        raise OptionError("would be written over", where=f"{str(out)!r}, which is read or belongs to a run,", fix=fix)
+
+
 def table_path(path: str | Path) -> Path:
     """Return the path of a table once its ending is known: what to ask before the work.
 
@@ -306,7 +341,8 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
     WriteError
         If the file cannot be written.
     """
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that a later format will refuse, which this one holds
         try:
             adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
         except OSError:
@@ -342,6 +378,11 @@ def write_matrix_h5ad(
     import anndata
     import h5py
 
+    from celbo.data.writable import writable_frame
+
+    obs, notes = writable_frame(obs, "obs")
+    for text in notes:
+        warnings.warn(CelboWarning(text), stacklevel=3)
     with atomic_write(path) as temporary:
         anndata.AnnData(obs=obs, var=var, uns={"celbo": dict(note)}).write_h5ad(temporary)
         with h5py.File(temporary, "r+") as file:

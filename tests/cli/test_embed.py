@@ -12,6 +12,8 @@ from scipy import sparse
 
 import celbo
 from celbo.cli.app import main
+from celbo.embed.methods import key_beside
+from celbo.errors import CelboWarning
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +102,36 @@ def test_a_file_that_is_called_as_a_method_is_a_file(
     (tmp_path / "pca").mkdir()
     assert main(["embed", "pca", "--method", "tsne"]) == 3
     assert "pca" in capsys.readouterr().err
+
+
+def test_slots_of_the_file_stay_and_another_is_written(file: Path, tmp_path: Path) -> None:
+    once, twice = tmp_path / "1.h5ad", tmp_path / "2.h5ad"
+    options = ["--method", "pca", "--quiet", "--n-components"]
+    assert main(["embed", str(file), *options, "6", "--out", str(once)]) == 0
+    assert main(["embed", str(once), *options, "3", "--out", str(twice)]) == 0
+    first, second = read_h5ad(once), read_h5ad(twice)
+    np.testing.assert_array_equal(second.obsm["X_pca"], first.obsm["X_pca"])
+    np.testing.assert_array_equal(second.varm["PCs"], first.varm["PCs"])
+    assert second.obsm["X_celbo_pca"].shape == (100, 3)
+
+
+def test_name_that_is_taken_is_refused(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["embed", str(file), "--method", "pca", "--key-added", "X_rep", "--out", str(tmp_path / "out.h5ad")]
+    assert main(command) == 2
+    assert "--key-added X_rep is a slot of the file already" in capsys.readouterr().err
+
+
+def test_file_that_is_read_is_not_written_over(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = file.read_bytes()
+    assert main(["embed", str(file), "--method", "pca", "--out", str(file)]) == 2
+    assert "would be written over" in capsys.readouterr().err
+    assert main(["denoise", "knn", str(file), "--out", str(file)]) == 2
+    assert file.read_bytes() == before
+
+
+def test_column_that_no_file_can_hold_is_written_as_text(tmp_path: Path) -> None:
+    adata = AnnData(sparse.csr_matrix(np.random.default_rng(0).poisson(2.0, (30, 10)).astype(np.float32)))
+    adata.obs["odd"] = [1, "a", None] * 10
+    with pytest.warns(CelboWarning, match=r"obs\['odd'\] .* written as text"):
+        assert key_beside(adata, "pca") is None
+    adata.write_h5ad(tmp_path / "a.h5ad")

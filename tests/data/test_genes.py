@@ -271,3 +271,35 @@ def test_real_cells_pass_as_their_totals_say() -> None:
 def test_only_an_anndata_is_taken(function: object) -> None:
     with pytest.raises(OptionError, match="adata is not an AnnData: a str"):
         function("cells.h5ad")  # type: ignore[operator]
+
+
+def test_genes_to_keep_are_marked_beside_the_most_variable(cells: AnnData) -> None:
+    plain, adata = cells.copy(), cells.copy()
+    select_genes(plain, n_top_genes=50)
+    quiet = list(plain.var_names[~plain.var["highly_variable"]][:3])
+    select_genes(adata, n_top_genes=50, keep=[*quiet, chosen(plain)[0]])
+    assert set(chosen(adata)) == set(chosen(plain)) | set(quiet)
+    assert adata.var["highly_variable_rank"].equals(plain.var["highly_variable_rank"])
+    select_genes(adata, genes=quiet[:1], keep=quiet[1:])
+    assert chosen(adata) == quiet
+
+
+def test_genes_to_keep_that_are_not_there_are_named(cells: AnnData) -> None:
+    adata = cells.copy()
+    name = str(adata.var_names[7])
+    with pytest.warns(CelboWarning, match=r"keep names 1 of 2 gene\(s\) that the data do not have: 'NOPE'"):
+        select_genes(adata, n_top_genes=50, keep=[name, "NOPE"])
+    assert name in chosen(adata)
+    with pytest.raises(GenesError, match=r"names 2 of 2 gene\(s\).*'NOPE', 'NO'"):
+        select_genes(adata, n_top_genes=50, keep=["NOPE", "NO"])
+    with pytest.raises(OptionError, match="must be a list of gene names"):
+        select_genes(adata, n_top_genes=50, keep=name)
+
+
+def test_marks_go_to_the_column_asked_for(cells: AnnData) -> None:
+    adata = cells.copy()
+    adata.var["highly_variable"] = "mine"
+    select_genes(adata, n_top_genes=50, key_added="mine")
+    assert int(adata.var["mine"].sum()) == 50
+    assert adata.var["mine_rank"].notna().sum() == 50
+    assert set(adata.var["highly_variable"]) == {"mine"}

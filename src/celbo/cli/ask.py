@@ -19,6 +19,7 @@ def latent(
     model: Path,
     *data: str,
     out: Path = Path("latent.csv"),
+    layer: str | None = None,
     orientation: Orientation = "auto",
     log: Log = DEFAULT_LOG,
 ) -> int:
@@ -32,16 +33,19 @@ def latent(
         Files of counts; by default the cells of the run.
     out
         Table to write: .csv, .tsv or .parquet.
+    layer
+        Layer with the counts, X for X; by default that of the model, or X where it is missing.
     orientation
         What the rows of a text table (.csv, .tsv, .txt) are; auto tells by their names.
     log
         See `LogOptions`.
     """
     from celbo.pipeline.ask import Asked, latent_table
-    from celbo.results import write_frame
+    from celbo.results import refuse_inputs, write_frame
 
+    refuse_inputs(out, model, data)
     with logged(log):
-        write_frame(latent_table(Asked.open(model, data, orientation=orientation)), out)
+        write_frame(latent_table(Asked.open(model, data, layer=layer, orientation=orientation)), out)
     print(out)
     return 0
 
@@ -88,7 +92,7 @@ def denoise(
     evaluate
         Score the methods instead.
     layer
-        Layer with the counts, for a method that is fitted here.
+        Layer with the counts, X for X; by default that of the model, or X where it is missing or a method is fitted.
     batch_key
         Column of obs with the batch, for a method that is fitted here.
     round_counts
@@ -104,7 +108,9 @@ def denoise(
     from celbo.pipeline.ask import Asked, write_denoised
     from celbo.pipeline.config import read_genes
     from celbo.pipeline.denoise import DENOISERS, denoise_files
+    from celbo.results import refuse_inputs
 
+    refuse_inputs(out, model, data)
     methods = model.split(",")
     fitted_here = not Path(model).exists() and (evaluate or methods[0] in DENOISERS)
     if evaluate or fitted_here:
@@ -125,7 +131,7 @@ def denoise(
         return 0
     with logged(log):
         write_denoised(
-            Asked.open(model, data, orientation=orientation),
+            Asked.open(model, data, layer=layer, orientation=orientation),
             out,
             genes=None if genes is None else read_genes(genes),
             transform_batch=transform_batch,

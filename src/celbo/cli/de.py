@@ -14,7 +14,7 @@ from celbo.data.schema import Orientation
 from celbo.pipeline.ask import Asked
 from celbo.pipeline.de import DifferentialConfig, compare_groups, differential_page
 from celbo.report.differential import write_differential_page
-from celbo.results import table_path, write_frame
+from celbo.results import refuse_inputs, table_path, write_frame
 
 __all__ = ["de"]
 
@@ -29,6 +29,7 @@ def de(
     out: Path = Path("de.csv"),
     orientation: Orientation = "auto",
     report: Path | None = None,
+    layer: str | None = None,
     log: Annotated[LogOptions, Flat] = DEFAULT_LOG,
 ) -> int:
     """Write the genes that groups of cells express differently, by the model's posterior.
@@ -50,13 +51,18 @@ def de(
         What the rows of a text table (.csv, .tsv, .txt) are; auto tells by their names.
     report
         Page to write: .html, with figures and a table that can be sorted and searched.
+    layer
+        Layer with the counts, X for X; by default that of the model, or X where it is missing.
     log
         See `LogOptions`.
     """
     options.require_groups()
     table_path(out)
+    for path in (out, report):
+        if path is not None:
+            refuse_inputs(path, model, data)
     with logged(log):
-        asked = Asked.open(model, data, orientation=orientation)
+        asked = Asked.open(model, data, layer=layer, orientation=orientation)
         found = compare_groups(asked, options)
         write_frame(found.table, out)
         if report is not None:

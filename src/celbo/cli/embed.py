@@ -113,7 +113,8 @@ def embed(
     from celbo.data.decimals import with_rounded_layer
     from celbo.data.read import read
     from celbo.embed import METHODS
-    from celbo.results import write_frame, write_h5ad
+    from celbo.embed.methods import key_beside
+    from celbo.results import refuse_inputs, write_frame, write_h5ad
 
     name, data = _named_method(method, data)
     if not data:
@@ -121,11 +122,14 @@ def embed(
     file = Path(f"{name}.csv") if out is None else out
     if file.suffix not in {".h5ad", ".csv", ".tsv", ".parquet"}:
         raise OptionError("has an unknown ending", where=f"{str(file)!r}", fix="Use .h5ad, .csv, .tsv or .parquet.")
+    refuse_inputs(file, "", data)
     given = _of_method(name, {**asdict(options), "round_counts": False})
     with logged(log):
         adata = read(data[0] if len(data) == 1 else data, orientation=orientation)
         if options.round_counts:
             given["layer"], _ = with_rounded_layer(adata, options.layer)
+        if file.suffix == ".h5ad":
+            given["key_added"] = key_beside(adata, name, key_added=given.get("key_added"))
         key = METHODS[name](adata, **given).key
         if file.suffix == ".h5ad":
             write_h5ad(adata, file)

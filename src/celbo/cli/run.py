@@ -193,7 +193,8 @@ def _summary(result: RunResult) -> str:
     rows: list[tuple[str, str]] = [("report", str(result.report)), ("seconds", f"{sum(result.seconds.values()):.0f}")]
     if result.deviance_explained is not None:
         rows.append(("explained", f"{result.deviance_explained:.1%} of the deviance of held-out cells' counts"))
-    rows.append(("clusters", str(result.adata.obs["leiden"].nunique())))
+    if result.slots.clusters in result.adata.obs:
+        rows.append(("clusters", str(result.adata.obs[result.slots.clusters].nunique())))
     if result.ari is not None:
         rows.append(("Leiden ARI", f"{result.ari:.3f} (clusters and known labels; 1 is identical, 0 is chance)"))
     return table(rows)

@@ -30,13 +30,16 @@ def select_genes(
     batch_key: str | None = None,
     layer: str | None = None,
     genes: Sequence[str] | None = None,
+    keep: Sequence[str] = (),
+    key_added: str = "highly_variable",
 ) -> None:
     """Mark the genes to work on in `adata.var`; none is removed.
 
     The most variable genes are those whose variance is farthest above what their mean explains, by the median of
     their ranks over the batches (scanpy's `seurat_v3`, on raw counts; Stuart et al. 2019,
     doi:10.1016/j.cell.2019.05.031). Written are `var["highly_variable"]` (bool) and `var["highly_variable_rank"]` (0 is
-    the most variable, or the first of `genes`; NaN where there is no rank).
+    the most variable, or the first of `genes`; NaN where there is no rank), as scanpy does: columns of these names are
+    replaced. `key_added` names others.
 
     Parameters
     ----------
@@ -52,6 +55,11 @@ def select_genes(
         Layer with the counts; None is `X`, "raw" is `adata.raw`.
     genes
         Names of the genes to mark, instead of the most variable.
+    keep
+        Names of genes to mark besides, such as the markers of a rare cell type. A warning names those that the data do
+        not have.
+    key_added
+        Column of `var` to write; the ranks are in the one with `_rank` behind its name.
 
     Raises
     ------
@@ -60,26 +68,27 @@ def select_genes(
     SchemaError
         If the layer or the batch column is missing or malformed.
     GenesError
-        If `genes` names one that is not there.
+        If `genes` names one that is not there, or the data have none of `keep`.
     OptionError
         If `n_top_genes` is below 1 or `genes` is not a list of names.
     """
     _ask_anndata(adata)
+    kept = _kept(adata.var_names, keep)
     if genes is not None:
         rank = _rank_of_given(adata.var_names, genes)
-        return _mark(adata, np.isfinite(rank), rank)
+        return _mark(adata, np.isfinite(rank) | kept, rank, key_added)
     if not isinstance(n_top_genes, int | np.integer) or n_top_genes < 1:
         raise OptionError("must be a whole number of at least 1", where="n_top_genes", value=repr(n_top_genes)[:80])
     for found in check(adata, layer=layer, batch_key=batch_key).errors:
         raise found.to_error()
     matrix, names = count_matrix_of(adata, layer)
     if n_top_genes >= len(names):
-        return _mark(adata, adata.var_names.isin(names), np.full(adata.n_vars, np.nan))
+        return _mark(adata, adata.var_names.isin(names), np.full(adata.n_vars, np.nan), key_added)
     one = (np.zeros(adata.n_obs, np.int64), ("all",))
     codes, batches = one if batch_key is None else category_codes(adata.obs[batch_key])
     chosen, rank = _most_variable(matrix, codes, batches, n_top_genes)
     at = pd.Index(names).get_indexer(adata.var_names)  # `raw` has genes of its own, which `var` may lack
-    return _mark(adata, (at >= 0) & chosen[at], np.where(at >= 0, rank[at], np.nan))
+    return _mark(adata, (at >= 0) & chosen[at] | kept, np.where(at >= 0, rank[at], np.nan), key_added)
 
 
 def _ask_anndata(adata: object) -> None:
@@ -88,11 +97,28 @@ def _ask_anndata(adata: object) -> None:
         raise OptionError("is not an AnnData", where="adata", value=f"a {type(adata).__name__}", fix=fix)
 
 
-def _mark(adata: AnnData, chosen: npt.NDArray[np.bool_], rank: Floats) -> None:
+def _mark(adata: AnnData, chosen: npt.NDArray[np.bool_], rank: Floats, key: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a view becomes a copy here, which is what is wanted
-        adata.var["highly_variable"] = chosen
-        adata.var["highly_variable_rank"] = rank
+        adata.var[key] = chosen
+        adata.var[f"{key}_rank"] = rank
+
+
+def _kept(known: pd.Index[Any], keep: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return which genes are to be kept by name, (genes,); warn of names that are not there."""
+    if isinstance(keep, str):
+        raise OptionError("must be a list of gene names", where="keep", value=repr(keep)[:80])
+    wanted = list(dict.fromkeys(str(gene) for gene in keep))
+    unknown = [gene for gene in wanted if gene not in known]
+    if not unknown:
+        return np.asarray(known.isin(wanted), bool)
+    what = f"names {len(unknown)} of {len(wanted)} gene(s) that the data do not have"
+    fix = f"For {unknown[0]!r}: {nearest(unknown[0], [str(name) for name in known])}"
+    if len(unknown) == len(wanted):
+        raise GenesError(what, where="the list of genes to keep", value=listed(unknown), fix=fix)
+    text = str(GenesError(what, where="The list of genes to keep", value=listed(unknown), fix=fix))
+    warnings.warn(CelboWarning(text), stacklevel=3)
+    return np.asarray(known.isin(wanted), bool)
 
 
 def _rank_of_given(known: pd.Index[Any], genes: Sequence[str]) -> Floats:

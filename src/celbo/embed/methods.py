@@ -6,23 +6,29 @@ looks for them among principal components.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from celbo.data.writable import free_name, make_writable
 from celbo.embed.factor import FactorAnalysis, fit_factor_analysis
 from celbo.embed.graph import DiffusionMap, ForceAtlas2, fit_diffusion_map, fit_forceatlas2
 from celbo.embed.linear import ICA, PCA, fit_ica, fit_pca
 from celbo.embed.maps import TSNE, UMAP, fit_tsne, fit_umap
 from celbo.embed.source import Embedding, FitT, Source
 from celbo.embed.values import quiet
+from celbo.errors import CelboWarning, OptionError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["METHODS", "diffusion_map", "factor_analysis", "forceatlas2", "ica", "pca", "tsne", "umap"]
+__all__ = ["METHODS", "diffusion_map", "factor_analysis", "forceatlas2", "ica", "key_beside", "pca", "tsne", "umap"]
+
+_log = logging.getLogger("celbo.embed")
 
 
 def pca(
@@ -499,6 +505,60 @@ def _written(
         adata.obsm[key] = fit.coordinates.astype(np.float32)
         adata.uns[key_added or uns or slot] = {"params": given}
     return Embedding(fit, key, source, given)
+
+
+_PLACES = {
+    "pca": (("obsm", "X_pca"), ("varm", "PCs"), ("uns", "pca")),
+    "ica": (("obsm", "X_ica"), ("uns", "ica")),
+    "factor_analysis": (("obsm", "X_fa"), ("uns", "fa")),
+    "tsne": (("obsm", "X_tsne"), ("uns", "tsne")),
+    "umap": (("obsm", "X_umap"), ("uns", "umap")),
+    "forceatlas2": (("obsm", "X_draw_graph_fa"), ("uns", "draw_graph")),
+    "diffusion_map": (("obsm", "X_diffmap"), ("uns", "diffmap"), ("uns", "diffmap_evals")),
+}
+"""The usual slots of each method, that of the coordinates first."""
+
+
+def key_beside(adata: AnnData, method: str, *, key_added: str | None = None) -> str | None:
+    """Return a `key_added` with which a method replaces nothing, and make the data writable: for a file to be written.
+
+    Called by somebody who names the AnnData, the methods replace their own slots, as scanpy does; a file that is
+    embedded and written again keeps all that it had.
+
+    Parameters
+    ----------
+    adata
+        What is embedded; what a .h5ad file cannot hold is altered, with warnings.
+    method
+        One of `METHODS`.
+    key_added
+        The name that the user asked for.
+
+    Returns
+    -------
+    The name asked for, or None where the usual slots are free, or a free name, which is logged.
+
+    Raises
+    ------
+    OptionError
+        If the name asked for is that of a slot that is there.
+    """
+    for text in make_writable(adata):
+        warnings.warn(CelboWarning(text), stacklevel=3)
+
+    def taken(key: str) -> bool:
+        return key in adata.obsm or key in adata.varm or key in adata.uns
+
+    if key_added is not None:
+        if taken(key_added):
+            fix = "Choose another name."
+            raise OptionError("is a slot of the file already", where=f"--key-added {key_added}", fix=fix)
+        return key_added
+    if not any(key in getattr(adata, place) for place, key in _PLACES[method]):
+        return None
+    name = free_name(f"X_celbo_{_PLACES[method][0][1].removeprefix('X_')}", taken)
+    _log.info("The file has slots of the usual names and keeps them; obsm[%r] is written.", name)
+    return name
 
 
 METHODS: dict[str, Callable[..., Embedding[Any]]] = {

@@ -34,7 +34,9 @@ class Asked:
     adata: AnnData
 
     @classmethod
-    def open(cls, model: str | Path, data: Sequence[str], *, orientation: Orientation = "auto") -> Asked:
+    def open(
+        cls, model: str | Path, data: Sequence[str], *, layer: str | None = None, orientation: Orientation = "auto"
+    ) -> Asked:
         """Load a model, or the model in the folder of a run, and bind cells to it.
 
         Parameters
@@ -43,6 +45,8 @@ class Asked:
             Folder of a model or of a run.
         data
             Files of counts; none takes the `result.h5ad` of the run.
+        layer
+            Layer with the counts of these files, "X" for X; None as in `celbo.load`.
         orientation
             What the rows of a text table are.
 
@@ -63,7 +67,7 @@ class Asked:
             adata = BUILT_IN[names[0]]()
         else:
             adata = read(names if len(names) > 1 else names[0], orientation=orientation)
-        return cls(load(folder, adata), adata)
+        return cls(load(folder, adata, layer=layer), adata)
 
     @property
     def count_model(self) -> CountModel[Any]:

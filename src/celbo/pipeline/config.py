@@ -55,6 +55,8 @@ class SelectionConfig:
     """Highly variable genes to train on; 0 is all genes."""
     genes: str | None = None
     """File with the genes to train on, one name a line, instead of the highly variable ones."""
+    keep_genes: str | None = None
+    """File with genes to train on besides, one name a line, whether or not they are highly variable."""
     min_counts: int | None = None
     """Leave out cells with fewer counts."""
     min_genes: int | None = None
@@ -80,6 +82,8 @@ class GraphConfig:
     """Smallest distance between points in the UMAP."""
     n_markers: int = 100
     """Genes kept for each cluster in the table of markers, the best first; 0 is all that are higher there."""
+    lognorm: bool = True
+    """Add the layer lognorm to result.h5ad, log(1 + 10,000 x count / total), for plots of genes."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values with an `OptionError` that names the option."""
@@ -504,8 +508,15 @@ def _toml_value(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
-def read_genes(path: str | Path) -> list[str]:
+def read_genes(path: str | Path, option: str = "--genes") -> list[str]:
     """Read gene names, one a line; empty lines and lines that begin with # are passed over.
+
+    Parameters
+    ----------
+    path
+        The file.
+    option
+        The flag that named it, for the message.
 
     Raises
     ------
@@ -516,7 +527,7 @@ def read_genes(path: str | Path) -> list[str]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
-            "cannot be read", where=f"genes file {path}", value=str(error), fix="Check --genes."
+            "cannot be read", where=f"genes file {path}", value=str(error), fix=f"Check {option}."
         ) from error
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not names:

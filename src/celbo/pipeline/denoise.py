@@ -57,7 +57,7 @@ def denoise(
     layer, batch_key
         See `celbo.data.schema.DataKeys`.
     key_added
-        Layer to write; None writes nothing.
+        Layer to write, which is replaced if it is there; None writes nothing. It cannot be the layer of the counts.
     seed
         Seed of the fit.
 
@@ -73,6 +73,9 @@ def denoise(
         If the data cannot be used.
     """
     _known(method)
+    if key_added is not None and key_added == layer:
+        fix = "Give another name, or None."
+        raise OptionError("is the layer of the counts", where=f"key_added={key_added!r}", fix=fix)
     check(adata, layer=layer, batch_key=batch_key).raise_if_bad()
     expected = _denoiser(method, _cells(adata, layer, batch_key), seed, zero_inflation=False)(counts_of(adata, layer))
     blocks = [expected] if isinstance(expected, np.ndarray) else expected

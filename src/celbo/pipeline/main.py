@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from celbo import results
-from celbo.errors import OptionError
+from celbo.errors import OptionError, WriteError
 from celbo.models.base import CountModel, Model
 from celbo.pipeline.config import Config, RunConfig, TrainRunConfig
 from celbo.pipeline.folder import RunFolder
 from celbo.pipeline.pages import Found, report_data, tables_of, write_multiqc
-from celbo.pipeline.steps import Job, embed, markers_of, no_markers, trained
+from celbo.pipeline.scanpy_slots import for_scanpy
+from celbo.pipeline.slots import Slots
+from celbo.pipeline.steps import Job, clusters_compared, embed, highest, no_markers, trained
 from celbo.report.build import write_report
 
 if TYPE_CHECKING:
@@ -29,12 +31,17 @@ class RunResult:
     """What a run found, beside the files it wrote."""
 
     adata: AnnData
-    """All genes and the kept cells, with `obsm["X_<model>"]`, `obsm["X_umap"]` and `obs["leiden"]`."""
+    """All genes and the kept cells, with what was found in `slots`."""
+    slots: Slots
+    """Where in `adata` is what: usually `obsm["X_<model>"]`, `obsm["X_umap"]` and `obs["leiden"]`; `celbo_` is before a
+    name that the data had already, and their own slot stays as it was."""
     model: Model[Any]
     folder: Path
     """Folder of the run."""
     report: Path
     """The report's page."""
+    warnings: tuple[str, ...]
+    """What the report warns of; parts that failed are among it, and their slots and tables are not there."""
     tables: Mapping[str, pd.DataFrame]
     """latent, clusters, cells, markers, history and metrics; with known labels label_purity and resolutions."""
     deviance_explained: float | None
@@ -110,13 +117,22 @@ def run(
     with job.step("latent space, clusters and maps"):
         embed(adata, model, job)
     with job.step("marker genes"):
-        graph = job.config.graph
-        if isinstance(model, CountModel):
-            markers = markers_of(model, adata.obs["leiden"], n_markers=graph.n_markers, seed=job.config.seed)
-        else:
-            markers = no_markers()
-            job.warn(f"{type(model).__name__} has no posterior of expression, so there are no marker genes.")
-    return _finish(job, adata, model, markers, command or _call(job.config))
+        compared = _compared(job, adata, model)
+    return _finish(job, adata, model, compared, command or _call(job.config))
+
+
+def _compared(job: Job[RunConfig], adata: AnnData, model: Model[Any]) -> pd.DataFrame:
+    """Return the comparison of each cluster with the rest; empty where there is none."""
+    if job.slots.clusters not in adata.obs:
+        return no_markers()
+    if not isinstance(model, CountModel):
+        job.warn(f"{type(model).__name__} has no posterior of expression, so there are no marker genes.")
+        return no_markers()
+    clusters, seed = adata.obs[job.slots.clusters], job.config.seed
+    made = job.attempt(
+        "The table of marker genes", lambda: clusters_compared(model, clusters, seed=seed), lost="there is none"
+    )
+    return no_markers() if made is None else made
 
 
 def train(
@@ -152,6 +168,11 @@ def _with_keywords(
         if not all(isinstance(path, str | Path) for path in paths):
             raise OptionError("is not an AnnData or a path", where="data", value=f"{type(data).__name__}")
         config = replace(config, data=tuple(str(path) for path in paths))
+    lists: dict[str, Any] = {name: getattr(config.selection, name) for name in ("genes", "keep_genes")}
+    whole: dict[str, Any] = {
+        name: str(Path(path).expanduser().absolute()) for name, path in lists.items() if path is not None
+    }
+    config = replace(config, selection=replace(config.selection, **whole))  # so that run.toml works from anywhere
     given = {"out": None if out is None else str(out), "seed": seed}
     return replace(config, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
 
@@ -165,26 +186,37 @@ def _call(config: RunConfig) -> str:
     return f"celbo.run({', '.join(map(repr, config.data)) or 'adata'}, out={config.out!r}, ...)  # options: run.toml"
 
 
-def _finish(job: Job[RunConfig], adata: AnnData, model: Model[Any], markers: pd.DataFrame, command: str) -> RunResult:
+def _finish(job: Job[RunConfig], adata: AnnData, model: Model[Any], compared: pd.DataFrame, command: str) -> RunResult:
     """Compute the numbers, and write every file."""
     folder = job.folder
     with job.step("numbers and files"):
-        found = Found.of(adata, model, markers, job)
+        found = Found.of(adata, model, highest(compared, job.config.graph.n_markers), job)
         tables = tables_of(found)
         for name, table in tables.items():
             results.write_table(table, folder.table(name))
-        found.note(command)
-        results.write_h5ad(adata, folder.path / "result.h5ad")
         write_multiqc(folder.path, found)
+        for_scanpy(found, compared, job)
+        found.note(command)
+        path = folder.path / "result.h5ad"
+        job.attempt("result.h5ad", lambda: results.write_h5ad(adata, path), lost="the tables and the model are all")
     report = folder.path / "report.html"
     with job.step("report"):
-        write_report(report_data(found, job, command), report)
+        job.attempt(
+            "The report",
+            lambda: write_report(report_data(found, job, command), report),
+            lost="the tables, the model and result.h5ad are all",
+        )
+    for error in job.failures.values():
+        if isinstance(error, WriteError):  # a full disk is no detail: what there was room for is there
+            raise error
     folder.finish(model.fitted)
     return RunResult(
         adata=adata,
+        slots=job.slots,
         model=model,
         folder=folder.path,
         report=report,
+        warnings=tuple(job.warnings),
         tables=tables,
         deviance_explained=None if found.explained is None else found.explained.held_out,
         held_out_elbo=found.held_out_elbo,

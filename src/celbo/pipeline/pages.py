@@ -22,7 +22,8 @@ from celbo.pipeline.config import RunConfig, flat, to_toml
 from celbo.pipeline.explained import explained_by
 from celbo.pipeline.quality import CellQuality, cell_quality
 from celbo.pipeline.resolutions import resolutions_tried
-from celbo.pipeline.steps import DOUBLE_DIPPING, Job, counts_of, latent_slot
+from celbo.pipeline.slots import Slots
+from celbo.pipeline.steps import DOUBLE_DIPPING, Job, counts_of
 from celbo.report.build import Categories, DotPlot, Expression, ReportData, top_markers
 from celbo.report.map import MAX_GENES, map_cells, map_genes
 from celbo.report.verdict import Explained
@@ -34,6 +35,7 @@ __all__ = ["NAMES", "Found", "report_data", "tables_of", "write_multiqc"]
 
 _NO_LABEL = {"", "nan", "none", "unassigned", "unknown", "unlabeled", "unlabelled"}
 _PREDICTIVE_CELLS = 5000
+_NO_METRICS = pd.DataFrame({name: pd.Series(dtype=object) for name in ("metric", "kind", "before", "after", "meaning")})
 _TITLES = {
     "cells": ("Cells", "Cells the model was trained on"),
     "genes": ("Genes", "Genes in the file"),
@@ -55,9 +57,11 @@ class Found:
     model: Model[Any]
     markers: pd.DataFrame
     config: RunConfig
+    slots: Slots
     batch: Categories | None
     labels: Categories | None
-    clusters: Categories
+    clusters: Categories | None
+    """None where they could not be made."""
     metrics: pd.DataFrame
     """`celbo.evaluate.compare_latents` of the principal components before and the latent space after."""
     purity: pd.DataFrame | None
@@ -68,33 +72,63 @@ class Found:
     held_out_elbo: float | None
     ari: float | None
     nmi: float | None
-    quality: CellQuality
+    quality: CellQuality | None
 
     @classmethod
     def of(cls, adata: AnnData, model: Model[Any], markers: pd.DataFrame, job: Job[RunConfig]) -> Found:
         """Compute the numbers of a run whose slots are written."""
-        config, keys = job.config, job.config.keys
+        config, slots, keys = job.config, job.slots, job.config.keys
         batch = None if keys.batch_key is None else Categories.of(keys.batch_key, column_of(adata, keys.batch_key))
         labels = None if keys.labels_key is None else known_labels(keys.labels_key, column_of(adata, keys.labels_key))
-        clusters = Categories.of("cluster", adata.obs["leiden"])
-        spaces = {"before": adata.obsm["X_pca"], "after": adata.obsm[latent_slot(config)]}
+        clusters = Categories.of("cluster", adata.obs[slots.clusters]) if slots.clusters in adata.obs else None
+        names = {"before": slots.pca, "after": slots.latent}
+        spaces = {name: adata.obsm[slot] for name, slot in names.items() if slot in adata.obsm}
         codes = [None if groups is None else groups.codes for groups in (batch, labels, clusters)]
+        agreement = None if labels is None or clusters is None else (labels.codes, clusters.codes)
+        metrics = job.attempt(
+            "The table of mixing and separation",
+            lambda: (
+                compare_latents(spaces, *codes, clusters_name="Leiden", seed=config.seed)
+                if "after" in spaces
+                else _NO_METRICS
+            ),
+            lost="the report does not say whether batches mix and labels separate",
+        )
         return cls(
             adata=adata,
             model=model,
             markers=markers,
             config=config,
+            slots=slots,
             batch=batch,
             labels=labels,
             clusters=clusters,
-            metrics=compare_latents(spaces, *codes, clusters_name="Leiden", seed=config.seed),
-            purity=_purity(spaces, labels, config.seed),
-            resolutions=_resolutions(adata, labels, config),
-            explained=explained_by(model, seed=config.seed),
-            held_out_elbo=_held_out_elbo(model),
-            ari=None if labels is None else ari(labels.codes, clusters.codes),
-            nmi=None if labels is None else nmi(labels.codes, clusters.codes),
-            quality=cell_quality(counts_of(adata, job.keys.layer), display_names(adata.var), batch, seed=config.seed),
+            metrics=_NO_METRICS if metrics is None else metrics,
+            purity=job.attempt(
+                "The label purity", lambda: _purity(spaces, labels, config.seed), lost="the report does not show it"
+            ),
+            resolutions=job.attempt(
+                "The table of resolutions",
+                lambda: _resolutions(adata, slots, labels, config),
+                lost="the report does not say whether another resolution would agree better",
+            ),
+            explained=job.attempt(
+                "The share of the deviance explained",
+                lambda: explained_by(model, seed=config.seed),
+                lost="the result is without that number",
+            ),
+            held_out_elbo=job.attempt(
+                "The held-out ELBO", lambda: _held_out_elbo(model), lost="the result is without that number"
+            ),
+            ari=None if agreement is None else ari(*agreement),
+            nmi=None if agreement is None else nmi(*agreement),
+            quality=job.attempt(
+                "The quality of the cells",
+                lambda: cell_quality(
+                    counts_of(adata, job.keys.layer), display_names(adata.var), batch, seed=config.seed
+                ),
+                lost="the report does not show it",
+            ),
         )
 
     @property
@@ -109,7 +143,7 @@ class Found:
             "cells": self.adata.n_obs,
             "genes": self.adata.n_vars,
             "genes_used": self.n_used,
-            "clusters": len(self.clusters.names),
+            "clusters": None if self.clusters is None else len(self.clusters.names),
             "deviance_explained": None if self.explained is None else self.explained.held_out,
             "held_out_elbo": self.held_out_elbo,
             "label_purity": after.get("label purity"),
@@ -120,15 +154,13 @@ class Found:
         return {name: value if isinstance(value, int) else float(value) for name, value in there.items()}
 
     def note(self, command: str) -> None:
-        """Write into `uns["celbo"]` what made the result."""
-        self.adata.uns["celbo"] = {
+        """Write into `uns` what made the result, and where in it is what."""
+        self.adata.uns[self.slots.note] = {
             "command": command,
             "options": to_toml(self.config),
             "versions": results.versions(),
             "numbers": self.numbers(),
-            "slots": f"{latent_slot(self.config)}: latent state. X_umap: its map. leiden: its clusters. "
-            "X_pca and X_umap_before: log-normalised counts, without the model. "
-            "highly_variable: genes the model was trained on.",
+            **self.slots.describe(self.adata),
         }
 
 
@@ -142,18 +174,20 @@ def _purity(
     spaces: Mapping[str, NDArray[np.floating[Any]]], labels: Categories | None, seed: int
 ) -> pd.DataFrame | None:
     """Return the label purity by label of the space after, beside that before; the rarest label last."""
-    if labels is None or len(labels.names) < 2:
+    if labels is None or len(labels.names) < 2 or "after" not in spaces:
         return None
     names = np.array([*labels.names, None], object)[labels.codes]
-    before, after = (label_purity(spaces[space], names, seed=seed).by_label for space in ("before", "after"))
-    after.insert(1, "purity_before", before["purity"])
+    after = label_purity(spaces["after"], names, seed=seed).by_label
+    before = label_purity(spaces["before"], names, seed=seed).by_label["purity"] if "before" in spaces else np.nan
+    after.insert(1, "purity_before", before)
     return after.sort_values("cells", ascending=False, kind="stable")
 
 
-def _resolutions(adata: AnnData, labels: Categories | None, config: RunConfig) -> pd.DataFrame | None:
-    if labels is None:
+def _resolutions(adata: AnnData, slots: Slots, labels: Categories | None, config: RunConfig) -> pd.DataFrame | None:
+    _, weights = slots.graph_parts
+    if labels is None or weights not in adata.obsp:
         return None
-    graph = sparse.csr_matrix(adata.obsp["connectivities"])
+    graph = sparse.csr_matrix(adata.obsp[weights])
     return resolutions_tried(graph, labels.codes, resolution=config.graph.resolution, seed=config.seed)
 
 
@@ -166,24 +200,40 @@ def known_labels(title: str, column: pd.Series[Any]) -> Categories:
 
 def tables_of(found: Found) -> dict[str, pd.DataFrame]:
     """Return the tables of a run by name, those of cells and genes indexed by their names."""
-    adata = found.adata
-    latent = np.asarray(adata.obsm[latent_slot(found.config)])
-    cells = pd.Index(adata.obs_names.astype(str), name="cell")
-    clusters = pd.DataFrame({"leiden": adata.obs["leiden"].astype(str).to_numpy()}, index=cells)
-    clusters[["umap_1", "umap_2"]] = np.asarray(adata.obsm["X_umap"])
-    for groups in (found.batch, found.labels):
-        if groups is not None and groups.title not in clusters:
-            clusters[groups.title] = np.array([*groups.names, None], object)[groups.codes]
-    names = [f"latent_{i + 1}" for i in range(latent.shape[1])]
-    return {
-        "latent": pd.DataFrame(latent, index=cells, columns=names),
-        "clusters": clusters,
-        "cells": found.quality.table.set_index(cells),
+    adata, slots = found.adata, found.slots
+    tables = {
+        "clusters": _cells_table(found),
         "markers": _with_symbols(found.markers, adata),
         "history": found.model.history,
         "metrics": _metrics_table(found),
         **{name: table for name, table in _label_tables(found).items() if table is not None},
     }
+    if found.quality is not None:
+        tables["cells"] = found.quality.table.set_index(_cell_index(adata))
+    if slots.latent not in adata.obsm:
+        return tables
+    latent = np.asarray(adata.obsm[slots.latent])
+    names = [f"latent_{i + 1}" for i in range(latent.shape[1])]
+    return {"latent": pd.DataFrame(latent, index=_cell_index(adata), columns=names), **tables}
+
+
+def _cell_index(adata: AnnData) -> pd.Index[Any]:
+    names: pd.Index[Any] = pd.Index(adata.obs_names.astype(str), name="cell")
+    return names
+
+
+def _cells_table(found: Found) -> pd.DataFrame:
+    """Return cluster, position on the map, batch and label of each cell; those that there are."""
+    adata, slots = found.adata, found.slots
+    table = pd.DataFrame(index=_cell_index(adata))
+    if slots.clusters in adata.obs:
+        table[slots.clusters] = adata.obs[slots.clusters].astype(str).to_numpy()
+    if slots.umap in adata.obsm:
+        table[["umap_1", "umap_2"]] = np.asarray(adata.obsm[slots.umap])
+    for groups in (found.batch, found.labels):
+        if groups is not None and groups.title not in table:
+            table[groups.title] = np.array([*groups.names, None], object)[groups.codes]
+    return table
 
 
 def _gene_names(adata: AnnData) -> dict[str, str]:
@@ -213,8 +263,8 @@ def _label_tables(found: Found) -> dict[str, pd.DataFrame | None]:
 
 def _map_genes(found: Found) -> list[str]:
     """Return the genes that the map offers: markers of all clusters, and then the most variable ones."""
-    var = found.adata.var
-    ranked = var["highly_variable_rank"].dropna().sort_values() if "highly_variable_rank" in var else var.iloc[:0, 0]
+    var, rank = found.adata.var, f"{found.slots.genes}_rank"
+    ranked = var[rank].dropna().sort_values() if rank in var else var.iloc[:0, 0]
     names = [*map_genes(found.markers), *ranked.index.astype(str)]
     return list(dict.fromkeys(names))[:MAX_GENES]
 
@@ -242,12 +292,26 @@ def write_multiqc(folder: Path, found: Found) -> None:
 
 def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
     """Return everything that the report shows."""
-    adata, model, config = found.adata, found.model, found.config
+    adata, model, config, slots = found.adata, found.model, found.config, found.slots
     counts = counts_of(adata, job.keys.layer)
+    maps = {"Before (PCA)": slots.umap_before, f"After ({NAMES.get(config.model, config.model)})": slots.umap}
     fitted = model.fitted
     assert fitted is not None  # a run ends with a trained model
     genes = [str(name) for name in adata.var_names]
     used = f" Compared are the {found.n_used:,} genes the model was trained on, of {found.adata.n_vars:,} in the file."
+    predictive = dots = None
+    if isinstance(model, CountModel):
+        predictive = job.attempt(
+            "The posterior predictive check",
+            lambda: _predictive(model, config.seed),
+            lost="the report does not say whether the model fits the counts",
+        )
+    if (groups := found.clusters) is not None:
+        dots = job.attempt(
+            "The dot plot",
+            lambda: DotPlot.from_counts(counts, genes, groups, top_markers(found.markers)),
+            lost="marker genes are in the table alone",
+        )
     note = "" if found.markers.empty else DOUBLE_DIPPING + used * (found.n_used < adata.n_vars)
     return ReportData(
         title=_title(config),
@@ -257,11 +321,12 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
         n_genes=adata.n_vars,
         n_genes_used=found.n_used,
         warnings=tuple(job.warnings),
+        notes=tuple(job.notes),
         library=np.asarray(counts.sum(1), np.float64).ravel(),
         detected=np.diff(counts.indptr).astype(np.float64),
         zero_fraction=1 - np.bincount(counts.indices, minlength=counts.shape[1]) / max(1, counts.shape[0]),
-        quality=found.quality.table,
-        quality_notes=found.quality.notes,
+        quality=None if found.quality is None else found.quality.table,
+        quality_notes=() if found.quality is None else found.quality.notes,
         batch=found.batch,
         labels=found.labels,
         clusters=found.clusters,
@@ -269,23 +334,24 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
         stopped=fitted.stopped,
         best_epoch=fitted.best_epoch,
         held_out_elbo=found.held_out_elbo,
-        embeddings={
-            "Before (PCA)": adata.obsm["X_umap_before"],
-            f"After ({NAMES.get(config.model, config.model)})": adata.obsm["X_umap"],
-        },
-        metrics=found.metrics,
+        embeddings={title: adata.obsm[slot] for title, slot in maps.items() if slot in adata.obsm},
+        metrics=None if found.metrics.empty else found.metrics,
         purity=found.purity,
         resolutions=found.resolutions,
         explained=found.explained,
         ari=found.ari,
         nmi=found.nmi,
-        predictive=_predictive(model, config.seed) if isinstance(model, CountModel) else None,
+        predictive=predictive,
         markers=found.markers,
         gene_names=_gene_names(adata),
         markers_note=note,
         cell_names=adata.obs_names.astype(str).tolist(),
-        expression=Expression.from_counts(counts, genes, _map_genes(found), map_cells(adata.n_obs)),
-        dots=DotPlot.from_counts(counts, genes, found.clusters, top_markers(found.markers)),
+        expression=job.attempt(
+            "The genes on the map",
+            lambda: Expression.from_counts(counts, genes, _map_genes(found), map_cells(adata.n_obs)),
+            lost="the map cannot be coloured by genes",
+        ),
+        dots=dots,
         command=command,
         seed=config.seed,
         versions=results.versions(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from celbo.files import atomic_text
@@ -10,7 +11,7 @@ from celbo.report.data import Categories, DotPlot, Expression, ReportData, top_m
 from celbo.report.index import index
 from celbo.report.map import map_json
 from celbo.report.markup import text
-from celbo.report.panels import key_numbers, sections
+from celbo.report.panels import drawn, key_numbers, sections
 from celbo.report.table import marker_json
 from celbo.report.whole import whole_page
 
@@ -47,12 +48,12 @@ def report_html(data: ReportData) -> str:
     parts = {
         "title": text(data.title, 120),
         "subtitle": subtitle,
-        "numbers": key_numbers(data),
+        "numbers": drawn(key_numbers, data, instead=""),
         "index": index(written),
         "sections": written,
         "made": f" on {text(data.created, 60)}" if data.created else "",
-        "map_data": map_json(data),
-        "marker_data": marker_json(data),
+        "map_data": drawn(map_json, data, instead="{}"),
+        "marker_data": drawn(marker_json, data, instead=marker_json(replace(data, markers=None))),
     }
     return whole_page(
         "template.html",

@@ -278,6 +278,8 @@ class ReportData:
     """Path or name of what was read."""
     warnings: Sequence[str] = ()
     """Findings about the data, one sentence each."""
+    notes: Sequence[str] = ()
+    """What is worth knowing and no reason to doubt the result, one sentence each."""
     library: NDArray[np.float64] | None = None
     """Total counts of each cell, (cells,)."""
     detected: NDArray[np.float64] | None = None

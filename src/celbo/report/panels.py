@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import os
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -23,8 +25,9 @@ from celbo.report.quality import quality_section
 from celbo.report.table import marker_panel
 from celbo.report.verdict import Verdict
 
-__all__ = ["dot_key", "key_numbers", "sections"]
+__all__ = ["dot_key", "drawn", "key_numbers", "sections"]
 
+_log = logging.getLogger("celbo.report")
 _KINDS = {
     "batch": "Batches: mixed is good",
     "biology": "Cell types: apart is good",
@@ -39,7 +42,32 @@ MAX_DOTS = 120
 def sections(data: ReportData) -> str:
     """Return all sections, in order."""
     parts = (in_short, maps, integration, clusters, genes, went_in, quality_section, training, fit, provenance)
-    return "\n".join(part(data) for part in parts)
+    return "\n".join(drawn(part, data) for part in parts)
+
+
+def drawn(part: Callable[[ReportData], str], data: ReportData, *, instead: str | None = None) -> str:
+    """Return a part of the page; where it cannot be drawn, the page lacks that part alone.
+
+    Parameters
+    ----------
+    part
+        Draws it.
+    data
+        What is shown.
+    instead
+        What then takes its place; None is a card that says why.
+    """
+    try:
+        return part(data)
+    except Exception as error:
+        if os.environ.get("CELBO_DEBUG"):
+            raise
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        name = part.__name__.replace("_", " ")
+        _log.warning("The part %r of the report could not be drawn: %s", name, why)
+        if instead is not None:
+            return instead
+        return f"<section>{missing(f'The section {text(name)!r} could not be drawn: {text(why, 300)}')}</section>"
 
 
 def key_numbers(data: ReportData) -> str:
@@ -114,6 +142,7 @@ def went_in(data: ReportData) -> str:
         see="The counts as they were read, before any model.",
         look="Two humps in counts or genes per cell point to empty droplets, doublets, or batches of different depth.",
         body=[
+            "".join(f'<p class="note">{text(note, 600)}</p>' for note in data.notes),
             f'<div class="grid {"three" if len(cards) == 3 else "two"}">{"".join(cards)}</div>',
             f'<div class="grid three">{"".join(_histograms(data))}</div>',
         ],
