@@ -32,7 +32,7 @@ FILES = [
     "model/history.csv",
     *(
         f"tables/{name}.{kind}"
-        for name in ("latent", "clusters", "cells", "markers", "history", "metrics")
+        for name in ("latent", "clusters", "cells", "markers", "history", "metrics", "label_purity", "resolutions")
         for kind in ("csv", "parquet")
     ),
     "report.html",

@@ -67,7 +67,7 @@ def test_several_files_are_joined_and_the_table_is_named_by_the_method(
     [
         ([], 2, "Name at least one file"),
         (["FILE", "--method", "umpa"], 2, "umap"),
-        (["FILE", "--method", "pca", "--perplexity", "5"], 2, "--perplexity is no option of pca. It has '--layer'"),
+        (["FILE", "--method", "pca", "--perplexity", "5"], 2, "--perplexity is not an option of pca. It has '--layer'"),
         (["FILE", "--method", "tsne", "--perplexity", "99"], 2, "perplexity must be a number from 1 to 33"),
         (["FILE", "--out", "map.png"], 2, "'map.png' has an unknown ending"),
         (["FILE", "--use-rep", "X_scvi"], 3, "obsm['X_scvi'] does not exist"),
