@@ -2,15 +2,20 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
             $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints/dev.txt)
+# The newest Python there is, for the newest releases: pandas and scanpy drop the older ones first.
+NEWEST ?= $(shell for p in python3.14 python3.13 python3.12 python3 python3.11; do \
+            $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done)
 BIN    := .venv/bin
 TESTS  ?= tests
 JOBS   ?= 2
 DEMO   ?= demo
+NEWEST_TESTS ?= tests/test_pipeline.py tests/test_results.py tests/test_files.py tests/data tests/embed tests/cli \
+                tests/training tests/models/test_scvi.py tests/models/test_store.py tests/plots tests/report
 # One thread a worker: the tests are many small problems, and two thread pools on few cores only wait for each other.
 THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lecture test test-slow lint bench bench-de bench-elbo bench-full venv-peer golden freeze
+.PHONY: help venv venv-newest demo lecture test test-slow test-newest lint bench bench-de bench-elbo bench-full venv-peer golden freeze
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,8 +31,13 @@ lecture: .venv/.done  ## Draw docs/lecture.md and its pictures: every method on 
 test: .venv/.done  ## Pass the tests (minutes)
 	$(THREADS) $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(JOBS) --dist worksteal $(TESTS)
 
-test-slow: .venv/.done  ## Pass the long tests (an hour)
+test-slow: .venv/.done  ## Pass the long tests, and those of test-newest (over an hour)
 	$(BIN)/python -m pytest -q -m "slow and not gpu" $(TESTS)
+	$(MAKE) test-newest
+
+test-newest: .venv-newest/.done  ## Pass the main job, at 9,000 cells too, with the newest releases of everything but torch
+	.venv-newest/bin/python tools/differing.py constraints/dev.txt
+	$(THREADS) .venv-newest/bin/python -m pytest -q -m "not gpu" -n $(JOBS) --dist worksteal $(NEWEST_TESTS)
 
 lint: .venv/.done  ## Style, types and the import order of the rooms
 	$(BIN)/ruff check .
@@ -54,6 +64,8 @@ bench-full: .venv/.done venv-peer  ## The long grid and the time to quality on r
 	$(BIN)/python benchmarks/plot.py
 	$(BIN)/python benchmarks/targets.py
 
+venv-newest: .venv-newest/.done  ## Make .venv-newest with what `pip install .` finds today
+
 venv-peer: .venv-peer/.done  ## Make .venv-peer with scvi-tools, for comparisons only
 
 golden: .venv-peer/.done  ## Draw the golden files of the parity test anew
@@ -68,6 +80,15 @@ freeze: .venv/.done  ## Write the versions in .venv to constraints/dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints/dev.txt --editable ".[dev]"
+	touch $@
+
+# Without constraints, and made anew when asked (rm -r .venv-newest): a release of tomorrow is what it is for.
+.venv-newest/.done: pyproject.toml constraints/dev.txt
+	@test -n "$(NEWEST)" || { echo "No Python 3.11 or newer found; say where one is: make $(MAKECMDGOALS) NEWEST=..." >&2; exit 1; }
+	test -x .venv-newest/bin/python || $(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet $(TORCH)
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(TORCH) --editable ".[all]" \
+	  pytest pytest-xdist hypothesis mpmath
 	touch $@
 
 .venv-peer/.done: constraints/peer.txt

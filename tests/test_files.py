@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,42 @@ def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) ->
         (tmp_path / mine).touch()
     remove_temporary(tmp_path)
     assert names(tmp_path) == [".b.tmp.json", ".hidden", "a.tmp", "model"]
+
+
+# -- modes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def closed(path: Path, content: bytes = b"x") -> None:
+    """Write a file as safetensors and tempfile do, for its owner alone."""
+    path.write_bytes(content)
+    path.chmod(0o600)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_the_mode_of_a_file_follows_the_umask_whoever_wrote_it(tmp_path: Path, umask: int) -> None:
+    with atomic_write(tmp_path / "a") as temporary:
+        closed(temporary)
+    assert mode(tmp_path / "a") == 0o666 & ~umask
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_the_modes_in_a_folder_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    with atomic_folder(tmp_path / "model") as temporary:
+        assert names(temporary) == []
+        closed(temporary / "weights")
+        (temporary / "inner").mkdir(mode=0o700)
+        closed(temporary / "inner" / "more")
+    assert {mode(tmp_path / "model"), mode(tmp_path / "model/inner")} == {0o777 & ~umask}
+    assert {mode(tmp_path / "model/weights"), mode(tmp_path / "model/inner/more")} == {0o666 & ~umask}

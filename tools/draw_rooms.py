@@ -32,6 +32,7 @@ ROOMS = {
     "kernels": "numeric kernels and the CSR gather",
     "files": "atomic writes",
     "errors": "named errors: what, where, value, fix",
+    "caches": "where libraries keep compiled code, if need be",
 }
 FLOW = {  # what leaves a room on its way up, from the bottom
     "data": "CellData, then Minibatch (sparse rows)",

@@ -7,6 +7,8 @@ import os
 import time
 from pathlib import Path
 
+from celbo import caches
+
 __version__ = "0.1.0"
 
 
@@ -27,6 +29,8 @@ def _is_busy() -> bool:
 # slower by far (docs/decisions.md). Read when torch is first imported; a value that the user has set wins.
 if "OMP_WAIT_POLICY" not in os.environ and _is_busy():
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+caches.provide()  # before numba and matplotlib are imported
 
 _WHERE = {
     "read": "celbo.data.read",

@@ -2,7 +2,8 @@
 
 Everything is first written under a temporary name in the same folder (a rename across file systems is no rename),
 flushed to the disk, and put in place by one rename; then the folder is flushed too, so that the rename itself survives
-a power cut. Whatever fails on the way raises a `WriteError` and leaves the old file as it was.
+a power cut. Whatever fails on the way raises a `WriteError` and leaves the old file as it was. Modes follow the umask,
+whatever library has written the file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import uuid
 from collections.abc import Iterator
@@ -72,7 +74,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = _temporary_name(path)
     try:
         with _named(path):
+            mode = _usual_mode(temporary)
             yield temporary
+            _give_mode(temporary, mode)
             _flush(temporary)
             os.replace(temporary, path)  # noqa: PTH105 (the call whose promise this module rests on)
             _flush_folder(path.parent)
@@ -126,7 +130,9 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             _refuse_file(path)
             temporary.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
+            mode = _usual_mode(temporary / temporary.name)
             yield temporary
+            _set_modes(temporary, mode)
             _flush_tree(temporary)
             _place_folder(temporary, path)
             _flush_folder(path.parent)
@@ -176,6 +182,30 @@ def _named(path: Path) -> Iterator[None]:
             value=reason,
             fix="Nothing that was there before has changed. Free space or choose a folder you may write to.",
         ) from error
+
+
+def _usual_mode(path: Path) -> int:
+    """Return the mode that a new file has here, by umask and access lists: what writes for us may choose 0600."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        path.unlink()
+
+
+def _set_modes(folder: Path, mode: int) -> None:
+    """Give all files in a folder this mode, and its folders that of the folder itself."""
+    own = stat.S_IMODE(folder.stat().st_mode)
+    for path in folder.rglob("*"):
+        _give_mode(path, mode, of_folder=own)
+
+
+def _give_mode(path: Path, mode: int, *, of_folder: int | None = None) -> None:
+    wanted = mode if path.is_file() else of_folder
+    if wanted is not None and stat.S_IMODE(path.stat().st_mode) != wanted:
+        with suppress(PermissionError):  # a file system without modes
+            path.chmod(wanted)
 
 
 def _flush(path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import anndata
@@ -148,8 +149,12 @@ def test_interrupt_is_exit_code_130_and_tells_how_to_resume(
 ) -> None:
     from celbo.training.progress import Progress
 
-    def interrupt(self: Progress, row: object) -> None:
-        raise KeyboardInterrupt
+    shown = Progress.epoch
+
+    def interrupt(self: Progress, row: Mapping[str, float]) -> None:
+        if self._done == 1:
+            raise KeyboardInterrupt
+        shown(self, row)
 
     monkeypatch.setattr(Progress, "epoch", interrupt)
     assert main(["train", str(counts_file), "--out", str(tmp_path / "out"), "--max-epochs", "3", "--quiet"]) == 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -42,8 +43,21 @@ def test_loaded_model_gives_the_same_bits(saved, adata):
 
 def test_history_and_split_come_back(saved, adata):
     model = celbo.load(saved[0], adata)
-    assert list(model.history.index) == [0, 1]
+    assert list(model.history.index) == [1, 2]
     assert sorted([*model.train_indices, *model.validation_indices]) == list(range(60))
+
+
+def test_epochs_of_an_early_file_are_counted_from_one(saved, tmp_path):
+    folder = _copy(saved, tmp_path)
+    history = pd.read_csv(folder / "history.csv")
+    history.assign(epoch=history["epoch"] - 1).to_csv(folder / "history.csv", index=False)
+    described = json.loads((folder / "model.json").read_text())
+    best = described["training"]["best_epoch"]
+    described["training"]["best_epoch"] = best - 1
+    described["sha256"]["history.csv"] = hashlib.sha256((folder / "history.csv").read_bytes()).hexdigest()
+    (folder / "model.json").write_text(json.dumps(described))
+    model = celbo.load(folder)
+    assert list(model.history.index) == [1, 2] and model.fitted.best_epoch == best
 
 
 def test_folder_holds_no_pickle(saved):

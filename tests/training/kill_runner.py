@@ -25,7 +25,7 @@ from celbo.training.checkpoint import CheckpointFolder, _read
 from celbo.training.history import TIMING_COLUMNS
 from celbo.training.plan import TrainConfig
 
-PLAN = TrainConfig(max_epochs=12, batch_size=64, n_threads=1, learning_rate=4e-3)
+PLAN = TrainConfig(max_epochs=12, batch_size=64, n_threads=1, learning_rate=4e-3, checkpoint_every=1)
 ADATA = celbo.datasets.simulate(n_cells=300, n_genes=60, n_batches=2, n_cell_types=3, seed=0)
 
 

@@ -17,13 +17,14 @@ import safetensors.torch
 import torch
 from standin import TinyVAE, make_cells, plain_history, same_tensors
 
+import celbo.training.checkpoint as checkpoint_module
 from celbo.data.cells import CellData
 from celbo.errors import CelboWarning, ModelFileError, OptionError, WriteError
 from celbo.training.checkpoint import CheckpointFolder, Snapshot, _checksum
 from celbo.training.engine import FitResult, fit
 from celbo.training.plan import Loss, TrainConfig
 
-PLAN = TrainConfig(max_epochs=6, batch_size=32, learning_rate=0.01)
+PLAN = TrainConfig(max_epochs=6, batch_size=32, learning_rate=0.01, checkpoint_every=1)
 
 
 def train(
@@ -185,6 +186,34 @@ def test_resume_begins_where_there_is_nothing(cells: CellData, tmp_path: Path) -
 def test_checkpoint_every_spares_epochs_but_not_the_last(cells: CellData, tmp_path: Path) -> None:
     train(cells, tmp_path, replace(PLAN, checkpoint_every=4))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-000004", "epoch-000006"]
+
+
+def test_checkpoints_are_written_by_time_at_the_end_and_on_ctrl_c(
+    cells: CellData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a number of epochs: an epoch takes 25 s here, so that the third and the sixth are due."""
+    now, written = [0.0], []
+    monkeypatch.setattr(checkpoint_module.time, "monotonic", lambda: now[0])
+    save = CheckpointFolder.save
+    monkeypatch.setattr(CheckpointFolder, "save", lambda self, good: (written.append(good.epoch), save(self, good)))
+
+    def late(network, batch, step, loss):
+        now[0] += 0 if step.training else 25
+
+    plan = replace(PLAN, max_epochs=8, checkpoint_every=None)
+    train(cells, tmp_path / "whole", plan, hook=late)
+    assert written == [3, 6, 8]
+    written.clear()
+    stop = stop_in(5)
+    train(cells, tmp_path / "broken", plan, hook=lambda *args: stop(*args) or late(*args))
+    assert written == [3, 5]
+    one, other = train(cells, tmp_path / "broken", plan, resume=True)[0], train(cells, None, plan)[0]
+    assert same_tensors(one.state_dict(), other.state_dict())
+
+
+def test_a_short_run_writes_one_checkpoint(cells: CellData, tmp_path: Path) -> None:
+    train(cells, tmp_path, replace(PLAN, checkpoint_every=None))
+    assert [p.name for p in tmp_path.iterdir()] == ["epoch-000006"]
 
 
 def test_what_a_kill_left_behind_is_removed(broken: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from celbo.errors import InputError, OptionError
 from celbo.training import progress as progress_module
 from celbo.training.engine import FitResult, fit
 from celbo.training.plan import Loss, TrainConfig
+from celbo.training.progress import Progress
 
 PLAN = TrainConfig(max_epochs=4, batch_size=32, learning_rate=0.01)
 
@@ -30,7 +32,7 @@ def train(
 
 def test_history_has_one_row_an_epoch_and_the_named_columns(cells: CellData) -> None:
     _, result = train(cells)
-    assert list(result.history.index) == [0, 1, 2, 3] and result.history.index.name == "epoch"
+    assert list(result.history.index) == [1, 2, 3, 4] and result.history.index.name == "epoch"
     assert list(result.history.columns) == [
         "elbo_train",
         "elbo_validation",
@@ -160,7 +162,7 @@ def test_a_last_batch_of_one_cell_is_no_trouble(cells: CellData, n_train: int) -
 def test_training_on_all_cells_leaves_no_validation(cells: CellData) -> None:
     network, result = train(cells, replace(PLAN, train_size=1.0))
     assert result.history["elbo_validation"].isna().all() and len(result.split.validation) == 0
-    assert result.best_epoch == 3 and result.stopped == "finished" and not network.training
+    assert result.best_epoch == 4 and result.stopped == "finished" and not network.training
 
 
 def test_given_indices_are_the_split(cells: CellData) -> None:
@@ -183,8 +185,8 @@ def test_early_stopping_ends_a_plateau_and_restores_the_best_weights(cells: Cell
         return Loss(loss.reconstruction * 0 + abs(step.epoch - 5) + 1.0, loss.kl and {"z": loss.kl["z"] * 0})
 
     network, result = train(cells, replace(PLAN, max_epochs=50, patience=3, kl_warmup=0.0), hook=worse_after_five)
-    assert result.stopped == "plateau" and len(result.history) == 9 and result.best_epoch == 5
-    assert same_tensors(network.state_dict(), kept[5]) and "epoch 5" in result.message
+    assert result.stopped == "plateau" and len(result.history) == 9 and result.best_epoch == 6
+    assert same_tensors(network.state_dict(), kept[5]) and "epoch 6." in result.message
 
 
 def test_without_restore_best_the_last_weights_stay(cells: CellData) -> None:
@@ -197,7 +199,7 @@ def test_without_restore_best_the_last_weights_stay(cells: CellData) -> None:
         return None
 
     network, result = train(cells, replace(PLAN, restore_best=False), hook=look)
-    assert result.best_epoch == 0 and same_tensors(network.state_dict(), kept[3])
+    assert result.best_epoch == 1 and same_tensors(network.state_dict(), kept[3])
 
 
 def test_without_early_stopping_all_epochs_run(cells: CellData) -> None:
@@ -205,7 +207,7 @@ def test_without_early_stopping_all_epochs_run(cells: CellData) -> None:
         return Loss(loss.reconstruction + 100 * step.epoch, loss.kl)
 
     result = train(cells, replace(PLAN, max_epochs=8, patience=1, early_stopping=False), hook=worse)[1]
-    assert len(result.history) == 8 and result.stopped == "finished" and result.best_epoch == 0
+    assert len(result.history) == 8 and result.stopped == "finished" and result.best_epoch == 1
 
 
 def interrupt_at(wanted: int):
@@ -221,13 +223,13 @@ def test_ctrl_c_keeps_the_best_weights_so_far(cells: CellData, caplog: pytest.Lo
     network, result = train(cells, replace(PLAN, max_epochs=40), hook=interrupt_at(3 * steps + 2))
     full = train(cells, replace(PLAN, max_epochs=40))[1].history
     assert result.stopped == "interrupted" and len(result.history) == 3
-    assert result.best_epoch == full["elbo_validation"][:3].argmax() and not network.training
+    assert result.best_epoch == full["elbo_validation"][:3].argmax() + 1 and not network.training
     assert "interrupted after 3 of 40 epochs" in caplog.text
 
 
 def test_ctrl_c_in_the_first_epoch_leaves_the_network_as_it_began(cells: CellData) -> None:
     network, result = train(cells, hook=interrupt_at(2))
-    assert result.stopped == "interrupted" and len(result.history) == 0 and result.best_epoch == -1
+    assert result.stopped == "interrupted" and len(result.history) == 0 and result.best_epoch == 0
     assert same_tensors(network.state_dict(), TinyVAE(cells.n_genes).state_dict())
 
 
@@ -275,7 +277,46 @@ def test_off_a_terminal_a_line_an_epoch_is_logged(cells: CellData, caplog: pytes
     caplog.set_level(logging.INFO, logger="celbo.training")
     train(cells)
     lines = [r.getMessage() for r in caplog.records if "held out" in r.getMessage() and "/4: ELBO" in r.getMessage()]
-    assert len(lines) == 4 and "cells/s" in lines[0] and "left" in lines[0]
+    assert len(lines) == 4
+    assert not any(word in lines[0] for word in ("cells/s", "left"))  # the first epoch is one of compiling
+    assert all("cells/s" in line and "left" in line for line in lines[1:])
+
+
+def lines_of(progress: Progress, clock: Callable[[float], None], caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what is logged of two epochs of 20 steps: 60 s of compiling, then 1 s a step and 4 s for validation."""
+    caplog.set_level(logging.INFO, logger="celbo.training")
+    row = {"elbo_train": -3.0, "elbo_validation": -4.0}
+    for epoch in range(2):
+        for step in range(20):
+            clock(1.0 if step or epoch else 60.0)
+            progress.step(50)
+        clock(4.0)
+        progress.epoch(row)
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_the_time_left_is_told_by_warm_steps(
+    done: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress_module.time, "perf_counter", lambda: now[0])
+    progress = Progress(show=False, n_epochs=10 + done, n_cells=1000, done=done)
+    first, second = lines_of(progress, lambda seconds: now.__setitem__(0, now[0] + seconds), caplog)
+    assert first.endswith(", 50 cells/s, 03:00 left")  # nine epochs of 20 s: validation is not known yet
+    assert second.endswith(", 42 cells/s, 03:12 left")  # eight of 24 s
+
+
+def test_the_bar_tells_no_time_by_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, shown = [1000.0], io.StringIO()
+    monkeypatch.setattr(progress_module.sys, "stderr", shown)
+    monkeypatch.setattr(progress_module.time, "perf_counter", lambda: now[0])
+    progress = Progress(show=True, n_epochs=10, n_cells=1000)
+    for step in range(12):
+        now[0] += 1.0 if step else 60.0
+        progress.step(50)
+        assert ("left" in str(progress._bar.postfix)) == (step >= 10), step
+    progress.close()
 
 
 def test_the_bar_shows_epoch_elbo_and_speed(cells: CellData, monkeypatch: pytest.MonkeyPatch) -> None:

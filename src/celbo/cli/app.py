@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
 import celbo
+from celbo import caches
+from celbo.cli import clock
 from celbo.cli.brief import EXAMPLES, brief
 from celbo.cli.options import asked_model, complete, options_for, with_options
 from celbo.errors import CelboError, InputError, OptionError, TrainingError, in_flags
@@ -102,8 +107,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 2 wrong usage, 3 bad input, 4 training failed, 130 interrupted, 1 anything else.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    with in_flags():
+    clock.start(with_process=argv is None)
+    caches.provide(caches.asked_folder(given))
+    with in_flags(), _ended_as_by_ctrl_c():
         return _main(given)
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, which clusters send some time before they kill, end a run as Ctrl-C does: with a checkpoint."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _main(given: list[str]) -> int:

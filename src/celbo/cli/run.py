@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from celbo.cli.clock import seconds_since_start
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged, options_for, table
 from celbo.pipeline.config import (
     Config,
@@ -163,15 +164,16 @@ def _with_model(options: Config, kind: type[Config]) -> Config:
 def _run(config: RunConfig, log: LogOptions, *, resume: bool = False, force: bool = False) -> int:
     from celbo.pipeline import run as run_job
 
-    command = shlex.join(["celbo", *_argv()])
+    command = _command()
     with logged(log):
         result = run_job(config=config, resume=resume, force=force, progress=_progress(log), command=command)
     print(_summary(result))
     return 0
 
 
-def _argv() -> list[str]:
-    return sys.argv[1:]
+def _command() -> str:
+    """Return the command that the same result is had by; --resume only goes on with it."""
+    return shlex.join(["celbo", *(word for word in sys.argv[1:] if word != "--resume")])
 
 
 def _with_data(options: Config, data: tuple[str, ...], config_file: Path | None, resume: bool) -> Config:
@@ -190,7 +192,7 @@ def _progress(log: LogOptions) -> bool | None:
 
 
 def _summary(result: RunResult) -> str:
-    rows: list[tuple[str, str]] = [("report", str(result.report)), ("seconds", f"{sum(result.seconds.values()):.0f}")]
+    rows: list[tuple[str, str]] = [("report", str(result.report)), ("seconds", f"{seconds_since_start():.0f}")]
     if result.deviance_explained is not None:
         rows.append(("explained", f"{result.deviance_explained:.1%} of the deviance of held-out cells' counts"))
     if result.slots.clusters in result.adata.obs:

@@ -83,7 +83,8 @@ def _itself_first(
     """Put each cell before its neighbours: among equal cells it may be found later, or not at all."""
     itself = np.arange(len(index))[:, None]
     order = np.argsort(index != itself, axis=1, kind="stable")
-    index, distance = (np.take_along_axis(part, order, axis=1) for part in (index, distance))
+    index = np.take_along_axis(index, order, axis=1)
+    distance = np.take_along_axis(distance, order, axis=1)
     missing = index[:, 0] != itself[:, 0]
     index[missing] = np.roll(index[missing], 1, axis=1)
     distance[missing] = np.roll(distance[missing], 1, axis=1)

@@ -19,8 +19,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
+from celbo.kernels.compile import SPLIT_SUMS, compiled
 from celbo.kernels.cpu import run_parallel
-from celbo.kernels.cpu_rows import SPLIT_SUMS, compiled
 
 __all__ = ["Constants", "adam_step", "blocks_of"]
 

@@ -17,9 +17,9 @@ import torch
 from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
 
+from celbo.kernels.compile import SPLIT_SUMS, compiled
 from celbo.kernels.cpu import as_array, run_parallel
 from celbo.kernels.cpu_linear import by_weight, forward
-from celbo.kernels.cpu_rows import SPLIT_SUMS, compiled
 
 __all__ = ["Norm", "hidden_layer", "random_mask"]
 

@@ -21,8 +21,8 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from celbo.kernels.compile import SPLIT_SUMS, compiled
 from celbo.kernels.cpu import run_parallel
-from celbo.kernels.cpu_rows import SPLIT_SUMS, compiled
 
 __all__ = [
     "GammaPrior",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from celbo.kernels.compile import SPLIT_SUMS, compiled
 from celbo.kernels.cpu import as_array
-from celbo.kernels.cpu_rows import SPLIT_SUMS, compiled
 
 __all__ = ["gaussian_head"]
 

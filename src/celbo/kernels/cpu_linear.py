@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from celbo.kernels.compile import compiled
 from celbo.kernels.cpu import as_array, run_parallel
-from celbo.kernels.cpu_rows import compiled, log1p_row
+from celbo.kernels.cpu_rows import log1p_row
 
 __all__ = ["by_weight", "forward", "log1p_linear"]
 

@@ -7,26 +7,20 @@ distribution functions: exact however coarse the grid is. Serial, without the GI
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from celbo.kernels.compile import compiled
+
 __all__ = ["mixture_log_posterior", "mixture_marginals", "mixture_tails", "mixture_weights"]
 
-F = TypeVar("F", bound=Callable[..., Any])
 Doubles = npt.NDArray[np.float64]
 
 _TINY = 1e-300
 _LEAST_WEIGHT = 1e-12
 _LOWEST = -1e300
-
-
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(nogil=True, cache=True)(function))
 
 
 def mixture_tails(boundaries: Doubles, sds: Doubles) -> Doubles:
@@ -72,7 +66,7 @@ def mixture_marginals(
     return found
 
 
-@_compiled
+@compiled()
 def _add_marginals(likelihood: Doubles, boundaries: Doubles, tails: Doubles, out: Doubles) -> None:
     n, n_cells = likelihood.shape
     for i in range(n):
@@ -92,7 +86,7 @@ def _add_marginals(likelihood: Doubles, boundaries: Doubles, tails: Doubles, out
                     mine[k] += x * (1.0 - left[k] - right[k])
 
 
-@_compiled
+@compiled()
 def _em_step(marginals: Doubles, penalty: Doubles, weights: Doubles, out: Doubles, judged: bool) -> float:
     """Write the next weights of expectation maximisation, and return the objective at the present ones if asked."""
     n, n_components = marginals.shape
@@ -115,7 +109,7 @@ def _em_step(marginals: Doubles, penalty: Doubles, weights: Doubles, out: Double
     return objective
 
 
-@_compiled
+@compiled()
 def mixture_weights(marginals: Doubles, penalty: Doubles, n_rounds: int, tolerance: float) -> Doubles:
     """Return the weights of the components that make all likelihoods together largest.
 
@@ -183,7 +177,7 @@ def mixture_log_posterior(
     return found
 
 
-@_compiled
+@compiled()
 def _fill_prior(boundaries: Doubles, tails: Doubles, out: Doubles) -> None:
     """Write the mass of each cell from the tails of the mixture at its boundaries."""
     n, n_cells = out.shape

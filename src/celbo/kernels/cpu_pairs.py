@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from celbo.kernels.compile import SPLIT_SUMS, compiled
+
 __all__ = ["log_products"]
 
-F = TypeVar("F", bound=Callable[..., Any])
 Doubles = npt.NDArray[np.float64]
 
 _FACTORS = 16
 """Variances multiplied before a logarithm is taken: few enough that no product leaves the range."""
 
 
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})(function))
-
-
-@_compiled
+@compiled(flags=SPLIT_SUMS)
 def log_products(mean1: Doubles, variance1: Doubles, mean2: Doubles, variance2: Doubles) -> Doubles:
     """Return log Normal(m1; m2, v1 + v2), the log integral of the product of each pair, up to D/2 log 2 pi.
 

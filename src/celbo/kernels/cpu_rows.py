@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
+
+from celbo.kernels.compile import SPLIT_SUMS, compiled
 
 __all__ = ["ENTRIES", "NB", "NORMAL", "POISSON", "SHARED", "TABLE", "ZINB", "forward", "log1p_row", "n_parts"]
 
@@ -29,35 +30,9 @@ _LOG_FACTORIAL = np.array([math.lgamma(i + 1) for i in range(_SMALL + 1)])
 _INVERSE = np.array([1 / max(i, 1) for i in range(_SMALL + 1)])
 _LANES, _CHUNK = 8, 64  # float64 numbers that a vector may hold, and counts evaluated together in float64
 _HALF_LOG_2PI = 0.9189385332046728
-SPLIT_SUMS = frozenset({"reassoc", "nsz"})  # for `compiled`
 _GROUP = 8  # rows that a thread takes at a time
 _PARALLEL_ABOVE = 1 << 19  # entries; below, to wait for other threads costs more than a pass over them
 _BLOCK = 512  # genes summed in float32 before they join a float64 total, or that a thread takes at a time
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled(*, parallel: bool = False, flags: frozenset[str] = frozenset()) -> Callable[[F], F]:
-    """Return a decorator that compiles a function with numba, on first use, and keeps the result on disk.
-
-    `flags` are LLVM's licences for its floating-point arithmetic beyond fused multiply-add: "reassoc" splits a sum over
-    vector lanes; never in a function whose rounding is planned.
-    """
-
-    def decorate(function: F) -> F:
-        def made(*, cache: bool) -> F:
-            fastmath = {"contract", *flags}
-            out: F = numba.njit(cache=cache, nogil=True, error_model="numpy", fastmath=fastmath, parallel=parallel)(
-                function
-            )
-            return out
-
-        try:
-            return made(cache=True)
-        except RuntimeError:  # no folder on this machine can be written
-            return made(cache=False)
-
-    return decorate
 
 
 def _bits(of: Callable[[Any, Any], Any]) -> Any:

@@ -6,24 +6,19 @@ workqueue threading layer aborts where two threads start parallel regions at onc
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from celbo.kernels.compile import compiled
+
 __all__ = ["column_moments", "column_sums", "first_outside", "gather_elements", "gather_rows", "row_sums"]
 
-F = TypeVar("F", bound=Callable[..., Any])
 Array = npt.NDArray[Any]
 
 
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(nogil=True, cache=True)(function))
-
-
-@_compiled
+@compiled()
 def first_outside(rows: npt.NDArray[np.int64], n_rows: int) -> int:
     """Return the position in `rows` of the first that is not from 0 to n_rows - 1, or -1."""
     for i in range(rows.shape[0]):
@@ -32,7 +27,7 @@ def first_outside(rows: npt.NDArray[np.int64], n_rows: int) -> int:
     return -1
 
 
-@_compiled
+@compiled()
 def gather_rows(
     indptr: Array, indices: Array, values: Array, rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -57,7 +52,7 @@ def gather_rows(
     return starts, genes, out
 
 
-@_compiled
+@compiled()
 def gather_elements(
     at: npt.NDArray[np.int64], first: Array, second: Array, third: Array, fourth: Array, fifth: Array
 ) -> tuple[npt.NDArray[np.int64], Array, Array, Array, Array, Array]:
@@ -81,7 +76,7 @@ def gather_elements(
     return positions, one, two, three, four, five
 
 
-@_compiled
+@compiled()
 def row_sums(indptr: Array, values: Array) -> npt.NDArray[np.float64]:
     """Return the sum of each row; (rows,) float64."""
     sums = np.zeros(indptr.shape[0] - 1, dtype=np.float64)
@@ -91,7 +86,7 @@ def row_sums(indptr: Array, values: Array) -> npt.NDArray[np.float64]:
     return sums
 
 
-@_compiled
+@compiled()
 def column_moments(
     indptr: Array, indices: Array, values: Array, rows: npt.NDArray[np.int64], n_columns: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -110,7 +105,7 @@ def column_moments(
     return sums, squares
 
 
-@_compiled
+@compiled()
 def column_sums(indices: Array, values: Array, n_columns: int) -> npt.NDArray[np.float64]:
     """Return the sum of each column; (columns,) float64."""
     sums = np.zeros(n_columns, dtype=np.float64)

@@ -217,11 +217,11 @@ class Model(Generic[ConfigT]):
     @property
     def is_trained(self) -> bool:
         """Whether `train` has finished an epoch."""
-        return self.fitted is not None and self.fitted.best_epoch >= 0
+        return self.fitted is not None and self.fitted.best_epoch > 0
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row an epoch: ELBO, reconstruction and KL in nats per cell, learning rate, seconds, cells per second."""
+        """One row an epoch, from 1: ELBO, reconstruction and KL in nats per cell, learning rate, seconds and speed."""
         return self._trained().history
 
     @property

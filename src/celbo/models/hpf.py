@@ -504,7 +504,7 @@ class HPF(DenoisingModel[HPFConfig]):
             cells = model.network.cells.mean * ((1 - train_share) / train_share)
             scores[k] = hpf_ask.log_likelihood(held_out, cells, model.network.genes.mean)
             overlap = model.get_maximum_overlaps(n_top=(min(n_top, data.n_genes - 1),)).iloc[0]
-            elbo = model.history["elbo_train"].iloc[model._trained().best_epoch]
+            elbo = model.history["elbo_train"].loc[model._trained().best_epoch]
             rows.append({"elbo": elbo, "epochs": len(model.history),
                          "max_overlap": int(overlap["max_overlap"]), "p_overlap": overlap["p_max"]})  # fmt: skip
         index = pd.Index(list(scores), name="n_components")

@@ -44,7 +44,6 @@ Row = dict[str, float]
 _START, _FIRST_PHI = 11, 12  # streams of random numbers
 _NMF_SWEEPS = 30  # more of them cost more and end no higher
 _BALANCING = 20  # updates of rates alone, which bring the start to the scale of the counts
-_WRITING = 0.05  # largest share of the time that goes into checkpoints
 _FIELDS = ("shape", "rate", "hyper_rate")
 
 
@@ -290,15 +289,14 @@ class Ascent:
         point = Point() if saved is None else self._restored(saved)
         length = {"n_epochs": self.n_trials * self.max_epochs, "n_cells": self.rows.n_rows, "done": len(point.rows)}
         shown, interrupted = Progress(show=progress, **length), False
-        clock = _Clock()
         try:
             while point.trial < self.n_trials:
                 point = self.step(point)
                 shown.epoch(point.rows[-1])
-                every = len(point.rows) % self.plan.checkpoint_every == 0
-                if folder and (point.trial == self.n_trials or (every and clock.may_write())):
-                    with clock:
-                        folder.save(self._snapshot(point))
+                if folder and (
+                    point.trial == self.n_trials or folder.is_due(len(point.rows), self.plan.checkpoint_every)
+                ):
+                    folder.save(self._snapshot(point))
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -327,7 +325,7 @@ class Ascent:
             )
         logger.log(logging.WARNING if interrupted else logging.INFO, text)
         fitted = FitResult(
-            history=history_frame(point.rows), split=self.split, best_epoch=epoch, stopped=stopped, plan=self.plan,
+            history=history_frame(point.rows), split=self.split, best_epoch=epoch + 1, stopped=stopped, plan=self.plan,
             retries=0, message=text,
         )  # fmt: skip
         return state, fitted
@@ -382,23 +380,6 @@ class Ascent:
             sides[side] = Loadings(*arrays) if n else None
         assert sides["cells"] is not None and sides["genes"] is not None
         return self._ready(sides["cells"], sides["genes"], sides["held_out"])
-
-
-class _Clock:
-    """Keeps checkpoints to their share of the time: a sweep may be shorter than a write to a disk."""
-
-    def __init__(self) -> None:
-        self._spent, self._last = 0.0, -math.inf
-
-    def may_write(self) -> bool:
-        return _WRITING * (time.perf_counter() - self._last) >= self._spent
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._last = time.perf_counter()
-        self._spent = self._last - self._began
 
 
 def _bound_rises_no_more(rows: list[Row], config: HPFConfig) -> bool:

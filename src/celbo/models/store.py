@@ -141,10 +141,13 @@ def _rebuilt(folder: Path, description: dict[str, Any], adata: AnnData | None, l
 
 def _fitted(folder: Path, training: dict[str, Any]) -> FitResult:
     split = _tensors(folder / _SPLIT)
+    history = pd.read_csv(folder / _HISTORY, index_col="epoch", float_precision="round_trip")
+    from_zero = int(len(history) and history.index[0] == 0)  # as epochs were counted in early files
+    history.index = pd.RangeIndex(1, len(history) + 1, name="epoch")
     return FitResult(
-        history=pd.read_csv(folder / _HISTORY, index_col="epoch", float_precision="round_trip"),
+        history=history,
         split=Split(split["train"].numpy(), split["validation"].numpy()),
-        best_epoch=int(training["best_epoch"]),
+        best_epoch=int(training["best_epoch"]) + from_zero,
         stopped=training["stopped"],
         plan=TrainConfig.from_dict(training["plan"]),
         retries=int(training["retries"]),

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from celbo import results
+from celbo.caches import PREFIX
 from celbo.data.check import check
 from celbo.data.components import log_normalised, principal_components
 from celbo.data.decimals import with_rounded_layer
@@ -233,7 +234,7 @@ class _Parts:
         file, plain = folder / "compare.json", json.loads(json.dumps(identity))
         plain.pop("methods")
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        if known is None and Path(out).exists() and any(Path(out).iterdir()):
+        if known is None and Path(out).exists() and not all(p.name.startswith(PREFIX) for p in Path(out).iterdir()):
             raise OptionError("is not empty and holds no comparison", where=str(out), fix="Choose another folder.")
         if known is not None and not (resume or force):
             raise OptionError("holds a comparison", where=str(out), fix="Pass resume, force, or another folder.")

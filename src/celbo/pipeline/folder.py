@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celbo import results
+from celbo.caches import PREFIX
 from celbo.errors import OptionError, WriteError, listed
 from celbo.files import atomic_text, remove_temporary
 from celbo.pipeline.config import TrainRunConfig, build, different, made_by, read_toml, to_toml
@@ -29,10 +33,18 @@ class RunFolder(Generic[ConfigT]):
 
     path: Path
     config: ConfigT
+    command: str = ""
+    """The command that began the run, to show in the report."""
+    replaces: bool = False
+    """Whether an earlier run in the folder goes when this one is made."""
 
     @classmethod
-    def open(cls, config: ConfigT, *, resume: bool = False, force: bool = False) -> RunFolder[ConfigT]:
-        """Make the folder that `config.out` names, or continue or replace the run that is in it.
+    def open(
+        cls, config: ConfigT, *, resume: bool = False, force: bool = False, command: str = ""
+    ) -> RunFolder[ConfigT]:
+        """Find out whether a run may be written to the folder that `config.out` names; `made` makes it.
+
+        So what is wrong with the data or an option leaves no folder behind, and an older run as it was.
 
         Parameters
         ----------
@@ -41,12 +53,16 @@ class RunFolder(Generic[ConfigT]):
         resume
             Continue the run in the folder, with its own options; options that differ from these are an error.
         force
-            Remove what an earlier run left there, and nothing else.
+            Whether `made` may remove what an earlier run left there, and nothing else.
+        command
+            The command to show in the report; a run that is continued keeps its first one.
 
         Raises
         ------
         OptionError
             If no folder is named, if it holds something else than a run, or a run that may not be replaced.
+        WriteError
+            If the folder cannot be written or made.
         """
         if not config.out:
             raise OptionError("is missing", where="the folder to write to", fix="Give --out DIR (out= in Python).")
@@ -55,18 +71,37 @@ class RunFolder(Generic[ConfigT]):
         there = _state(path)
         if there == "run" and resume:
             config = _continued(path, config)
-        elif there == "run" and force:
-            _remove_run(path)
-        elif there != "empty":
+            command = str(made_by(path / "run.toml").get("command", command))
+        elif there != "empty" and not (there == "run" and force):
             raise _refusal(path, there)
+        _refuse_read_only(path)
+        return cls(path, config, command, replaces=there == "run" and not resume)
+
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """Make the folder, with the options in it; it goes again if the block fails before anything else is there.
+
+        Raises
+        ------
+        WriteError
+            If it cannot be written or made.
+        """
+        was_there = self.path.exists()
+        if self.replaces:
+            _remove_run(self.path)
         try:
-            (path / "tables").mkdir(parents=True, exist_ok=True)
+            (self.path / "tables").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _not_writable(path, error) from error
-        remove_temporary(path)
-        folder = cls(path, config)
-        folder.write_options({"finished": False})
-        return folder
+            raise _not_writable(self.path, error) from error
+        remove_temporary(self.path)
+        began = not (self.path / "run.toml").exists()
+        self.write_options({"finished": False})
+        try:
+            yield
+        except BaseException:
+            if began:
+                _discard(self.path, folder_too=not was_there)
+            raise
 
     @property
     def model(self) -> Path:
@@ -95,7 +130,8 @@ class RunFolder(Generic[ConfigT]):
         config = self.config if fitted is None else replace(self.config, train=fitted.plan)
         head = "# Every option of this run. The same result again: celbo run --config run.toml --out NEW\n\n"
         versions = {name.replace("-", "_"): version for name, version in results.versions().items()}
-        atomic_text(self.path / "run.toml", head + to_toml(config, made={**made, **versions}))
+        began = {"command": self.command} if self.command else {}
+        atomic_text(self.path / "run.toml", head + to_toml(config, made={**made, **began, **versions}))
 
     def finish(self, fitted: FitResult | None) -> None:
         """Write the last files: the resolved options and the versions."""
@@ -111,7 +147,7 @@ def _state(path: Path) -> str:
     """Return "empty", "run", "other" or "file"."""
     if path.exists() and not path.is_dir():
         return "file"
-    if not path.exists() or not any(path.iterdir()):
+    if not path.exists() or all(entry.name.startswith(PREFIX) for entry in path.iterdir()):
         return "empty"
     try:
         return "run" if made_by(path / "run.toml") else "other"
@@ -146,6 +182,28 @@ def _continued(path: Path, config: ConfigT) -> ConfigT:
             fix="Resume it with the same ones, or start a new run with another --out.",
         )
     return started
+
+
+def _discard(path: Path, *, folder_too: bool) -> None:
+    """Remove the folder of a run that has come to nothing: one without a model, a checkpoint or a table."""
+    if any((path / name).exists() for name in ("model", "checkpoint")) or any((path / "tables").iterdir()):
+        return
+    with suppress(OSError):
+        (path / "run.toml").unlink()
+        (path / "tables").rmdir()
+        if folder_too:
+            path.rmdir()
+
+
+def _refuse_read_only(path: Path) -> None:
+    """Raise a `WriteError` where the folder cannot be written, or cannot be made in the first one that is there."""
+    there = path.resolve()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise _not_writable(path, NotADirectoryError(errno.ENOTDIR, f"{str(there)!r} is not a folder"))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _not_writable(path, PermissionError(errno.EACCES, f"no permission to write in {str(there)!r}"))
 
 
 def _remove_run(path: Path) -> None:

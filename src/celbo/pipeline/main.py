@@ -112,13 +112,13 @@ def run(
     """
     keys = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key, "round_counts": round_counts}
     asked = _with_keywords(config or RunConfig(), data, out, keys=keys, seed=seed)
-    job = Job(RunFolder.open(asked, resume=resume, force=force), resume, progress)
+    job = Job(RunFolder.open(asked, resume=resume, force=force, command=command), resume, progress)
     adata, model = trained(job, _given(data))
     with job.step("latent space, clusters and maps"):
         embed(adata, model, job)
     with job.step("marker genes"):
         compared = _compared(job, adata, model)
-    return _finish(job, adata, model, compared, command or _call(job.config))
+    return _finish(job, adata, model, compared, job.folder.command or _call(job.config))
 
 
 def _compared(job: Job[RunConfig], adata: AnnData, model: Model[Any]) -> pd.DataFrame:

@@ -303,27 +303,39 @@ def _model(job: Job[Any], used: AnnData) -> Model[Any]:
     config, folder = job.config, job.folder
     if job.resume and (folder.model / "model.json").exists():
         _log.info("the model was trained already")
-        return load(folder.model, used)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CelboWarning)  # of the chosen genes; all of them were checked before
+        with _without_warnings(), folder.made():
+            return load(folder.model, used)
+    with _without_warnings():
         kind = system(config.model)
         model: Model[Any] = kind(used, config=config.network, seed=config.seed, **asdict(job.model_keys))
-    model.train(
-        _plan(config, model, used.shape),
-        device=config.device,
-        progress=job.progress,
-        checkpoint_dir=folder.checkpoint,
-        resume=job.resume,
-    )
-    if model.fitted is not None and model.fitted.stopped == "interrupted":
-        raise KeyboardInterrupt(
-            f"Training was interrupted; its last checkpoint is in {folder.checkpoint}. "
-            f"Continue with --resume --out {folder.path}."
+    plan = _plan(config, model, used.shape)
+    with folder.made():
+        model.train(
+            plan, device=config.device, progress=job.progress, checkpoint_dir=folder.checkpoint, resume=job.resume
         )
-    model.save(folder.model)
+        if model.fitted is not None and model.fitted.stopped == "interrupted":
+            raise KeyboardInterrupt(_interrupted(folder))
+        model.save(folder.model)
     if folder.checkpoint.exists():
         files.remove_folder(folder.checkpoint)
     return model
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Say nothing of the chosen genes: all of them were checked before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CelboWarning)
+        yield
+
+
+def _interrupted(folder: RunFolder[Any]) -> str:
+    if not folder.checkpoint.exists():
+        return "Training was interrupted before the end of its first epoch: nothing is there to continue from."
+    return (
+        f"Training was interrupted; its last checkpoint is in {folder.checkpoint}. "
+        f"Continue with --resume --out {folder.path}."
+    )
 
 
 def _plan(config: TrainRunConfig, model: Model[Any], shape: tuple[int, int]) -> TrainConfig:

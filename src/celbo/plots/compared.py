@@ -126,7 +126,8 @@ def ranked_genes(rows: pd.DataFrame, *, higher: bool | None = True) -> pd.DataFr
 def _size(rows: pd.DataFrame) -> Doubles:
     """Return the size of the score of each gene; (rows,)."""
     if "marker_score" in rows:
-        return np.abs(rows["marker_score"].to_numpy(np.float64))
+        score: Doubles = np.abs(rows["marker_score"].to_numpy(np.float64))
+        return score
     ends = [name for name in ("lfc_lower", "lfc_upper") if name in rows] or ["lfc_median"]
     sign = np.sign(rows["lfc_median"].to_numpy(np.float64))
     size: Doubles = np.min([sign * rows[name].to_numpy(np.float64) for name in ends], axis=0)

@@ -104,7 +104,7 @@ def _auroc(found: npt.NDArray[np.int32], every: npt.NDArray[np.int64], compariso
 
 def _summed(found: npt.NDArray[np.int32], every: npt.NDArray[np.int64], side: tuple[int, ...]) -> Doubles:
     """Return the histogram of several groups, by the fewer additions; (genes, bins)."""
-    if 2 * len(side) <= len(found):
-        return found[list(side)].sum(0).astype(np.float64)
+    few = 2 * len(side) <= len(found)
     others = np.setdiff1d(np.arange(len(found)), side)
-    return (every - found[others].sum(0)).astype(np.float64)
+    summed: Doubles = (found[list(side)].sum(0) if few else every - found[others].sum(0)).astype(np.float64)
+    return summed

@@ -98,7 +98,8 @@ class Evidence:
         at = part + most * np.arange(self.n_genes)
 
         def summed(values: Doubles) -> Doubles:
-            return np.bincount(at.ravel(), values.ravel(), most * self.n_genes).reshape(-1, most).T
+            totals: Doubles = np.bincount(at.ravel(), values.ravel(), most * self.n_genes).astype(np.float64)
+            return totals.reshape(-1, most).T
 
         e1, e2 = (summed(np.where(self.shared, e, 0.0)) for e in (self.expected1, self.expected2))
         rise, fall = summed((x1 + x2) * chance), summed((x1 + x2) * (1 - chance))

@@ -144,7 +144,8 @@ def _amounts(data: ReportData, cells: NDArray[np.int64]) -> list[dict[str, Any]]
         (data.detected, "Genes found", "genes", True, "Genes with a count in each cell, on a log scale."),
     ]
     if data.quality is not None:
-        known += [(data.quality.get(column), *words) for column, *words in _QUALITY]
+        quality = data.quality
+        known += [(quality.get(name), title, unit, log, about) for name, title, unit, log, about in _QUALITY]
     return [
         {"title": title, "unit": unit, "log": log, "about": about, "values": _text(values[cells].astype("<f4"))}
         for column, title, unit, log, about in known

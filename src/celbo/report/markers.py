@@ -57,7 +57,7 @@ def _filters(table: pd.DataFrame) -> str:
 def _card(data: ReportData, group: str, rows: pd.DataFrame) -> str:
     title, cells = _title(data, group)
     best = rows.head(N_GENES)
-    lines = "".join(_line(row) for row in best.to_dict("records"))
+    lines = "".join(_line({str(name): value for name, value in row.items()}) for row in best.to_dict("records"))
     copied = text(as_json([shown(gene, 80) for gene in best["gene"]]), 100_000)
     head = "<tr><th>gene</th>" + "".join(
         f'<th class="{kind}">{word}</th>'

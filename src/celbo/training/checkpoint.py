@@ -7,7 +7,7 @@
         state.json                where the run stands, what run it is, and the SHA-256 of the three files and of itself
 
 Random numbers need no state: all of them are functions of seed and epoch. The last two checkpoints are kept, so that
-one that a disk has damaged costs an epoch and not the run.
+one that a disk has damaged costs a minute and not the run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import re
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,10 +31,12 @@ from celbo.errors import CelboWarning, ModelFileError, OptionError, WriteError, 
 from celbo.files import atomic_folder, remove_folder, remove_temporary
 from celbo.training.history import TIMING_COLUMNS
 
-__all__ = ["FORMAT_VERSION", "CheckpointFolder", "Snapshot", "check_tensors"]
+__all__ = ["FORMAT_VERSION", "SECONDS_BETWEEN", "CheckpointFolder", "Snapshot", "check_tensors"]
 
 FORMAT_VERSION = 1
 KEEP = 2
+SECONDS_BETWEEN = 60.0
+"""Between checkpoints, where the plan names no number of epochs."""
 _TENSORS = ("weights", "best", "optimizer")
 _COUNTS = ("epoch", "step", "best_epoch", "retries")
 _COLUMNS = {"reconstruction_train", *TIMING_COLUMNS}
@@ -83,6 +86,7 @@ class CheckpointFolder:
         self.folder = Path(folder)
         self._identity = _as_json(identity)
         self._conditions = _as_json(conditions or {})
+        self._written = time.monotonic()
 
     def open(self, *, resume: bool) -> Snapshot | None:
         """Return the newest readable checkpoint to go on from, or None to begin.
@@ -113,6 +117,20 @@ class CheckpointFolder:
         remove_temporary(self.folder)
         return snapshot
 
+    def is_due(self, epoch: int, every: int | None) -> bool:
+        """Say whether a checkpoint should be written now that so many epochs are done.
+
+        Parameters
+        ----------
+        epoch
+            Epochs that are done.
+        every
+            Epochs between checkpoints; None is by time: `SECONDS_BETWEEN` since the last one, or since the beginning.
+        """
+        if every is not None:
+            return epoch % every == 0
+        return time.monotonic() - self._written >= SECONDS_BETWEEN
+
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint, then drop all but the last two; raises `WriteError` if it cannot be written."""
         path = self.folder / f"epoch-{snapshot.epoch:06d}"
@@ -132,6 +150,7 @@ class CheckpointFolder:
                 (temporary / name).write_bytes(content)
         for old in [p for p in self._found() if p != path][KEEP - 1 :]:
             remove_folder(old)
+        self._written = time.monotonic()
 
     def holds(self, epoch: int) -> bool:
         """Say whether there is a checkpoint of so many epochs."""

@@ -53,10 +53,11 @@ class FitResult:
     """How a training went."""
 
     history: pd.DataFrame
-    """One row an epoch: elbo_*, reconstruction_*, kl_* in nats per cell, kl_weight, learning_rate, and the timing."""
+    """One row an epoch, from 1: elbo_*, reconstruction_*, kl_* in nats per cell, kl_weight, learning_rate, timing."""
     split: Split
     best_epoch: int
-    """Epoch of the best held-out ELBO, from 0; the last one where no cell is held out; -1 if none was finished."""
+    """Epoch of the best held-out ELBO, counted from 1 as in the history; the last one where no cell is held out; 0 if
+    none was finished."""
     stopped: Stopped
     plan: TrainConfig
     """The plan with every default resolved."""
@@ -164,7 +165,7 @@ def _train(run: Run, folder: CheckpointFolder | None, progress: bool | None) -> 
         try:
             while run.done is None:
                 run.epoch(shown)
-                if folder and (run.done or run.good.epoch % run.plan.checkpoint_every == 0):
+                if folder and (run.done or folder.is_due(run.good.epoch, run.plan.checkpoint_every)):
                     folder.save(run.good)
         except KeyboardInterrupt:
             stopped: Stopped = "interrupted"
@@ -181,7 +182,7 @@ def _train(run: Run, folder: CheckpointFolder | None, progress: bool | None) -> 
     return FitResult(
         history=history_frame(run.good.rows),
         split=run.split,
-        best_epoch=run.good.best_epoch,
+        best_epoch=run.good.best_epoch + 1,
         stopped=stopped,
         plan=run.plan,
         retries=run.good.retries,
@@ -208,7 +209,7 @@ def _message(run: Run, stopped: Stopped, folder: CheckpointFolder | None) -> str
         "interrupted": f"Training was interrupted after {good.epoch} of {plan.max_epochs} epochs.",
     }[stopped]
     if good.best_epoch >= 0:
-        kept = good.best_epoch if plan.restore_best else good.epoch - 1
+        kept = good.best_epoch + 1 if plan.restore_best else good.epoch
         text += f" The weights are those of epoch {kept}."
     if stopped == "interrupted" and folder and good.epoch:
         text += f" To go on, train again with checkpoint_dir={str(folder.folder)!r} and resume=True."

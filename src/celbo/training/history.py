@@ -82,7 +82,7 @@ def history_row(train: TermSums, validation: TermSums, plan: Mapping[str, float]
 
 
 def history_frame(rows: Sequence[Mapping[str, float]]) -> pd.DataFrame:
-    """Return the rows as a DataFrame of floats indexed by epoch, from 0."""
-    index = pd.RangeIndex(len(rows), name="epoch")
+    """Return the rows as a DataFrame of floats indexed by epoch, from 1: the first row is what one epoch led to."""
+    index = pd.RangeIndex(1, len(rows) + 1, name="epoch")
     columns = list(rows[0]) if rows else ["elbo_train", "elbo_validation", *_PLAN_COLUMNS]
     return pd.DataFrame([dict(row) for row in rows], index=index, columns=columns, dtype=float)

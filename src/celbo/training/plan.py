@@ -131,8 +131,8 @@ class TrainConfig:
     """The same for some parameters, as (pattern of names, bound); applied last, after `clip_norm`."""
     n_threads: int | None = None
     """Threads of torch; None leaves torch's setting. Bit-identical results need the same number."""
-    checkpoint_every: int = 1
-    """Epochs between checkpoints, where there is a checkpoint folder."""
+    checkpoint_every: int | None = None
+    """Epochs between checkpoints, where there is a checkpoint folder; None is one after a minute, and at the end."""
     epochs_rule: Literal["celbo", "scvi-tools"] = "celbo"
     """Epochs where none are given: celbo's rule, or that of scvi-tools, min(round(20000 / cells * 400), 400)."""
 

@@ -122,9 +122,8 @@ class Run:
             raise gave_up(self.incidents, self._peak())
         self.good = replace(self.good, retries=self.good.retries + 1)
         found = f"Training met numbers that are not finite at {incident}."
-        back = (
-            f"It goes back to the beginning of epoch {self.good.epoch} with half the learning rate ({self._peak():g})"
-        )
+        epoch, rate = self.good.epoch + 1, self._peak()
+        back = f"It goes back to the beginning of epoch {epoch} with half the learning rate ({rate:g})"
         warnings.warn(f"{found} {back}: retry {self.good.retries} of {MAX_RETRIES}.", CelboWarning, stacklevel=6)
 
     def _next(self, progress: Progress) -> Snapshot:
@@ -177,7 +176,7 @@ class Run:
         total.backward()
         norms = self.optimizer.step(self._rate(step), self._clip)
         terms = term_sums(loss)
-        place = f"step {step} (epoch {epoch})"
+        place = f"step {step} (epoch {epoch + 1})"
         self.guard.watch((terms, total.detach(), norms), term_names(loss), batch, place)
         sums.add(loss, terms)
 
@@ -197,7 +196,7 @@ class Run:
             step = StepState(state.step, state.epoch, self.generator, ones, training=False)
             loss = self.network.loss(batch, step)  # type: ignore[operator]
             terms = term_sums(loss)
-            place = f"validation after epoch {state.epoch}"
+            place = f"validation after epoch {state.epoch + 1}"
             self.guard.watch((terms,), term_names(loss), batch, place)
             sums.add(loss, terms)
         self.guard.flush()

@@ -1,0 +1,34 @@
+"""How every loop here is compiled: with numba, on first use, kept on disk where there is a place for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import numba
+
+__all__ = ["SPLIT_SUMS", "compiled"]
+
+SPLIT_SUMS = frozenset({"reassoc", "nsz"})
+"""Flags for `compiled`: a sum is split over vector lanes."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(*, parallel: bool = False, flags: frozenset[str] = frozenset()) -> Callable[[F], F]:
+    """Return a decorator that compiles a function with numba, on first use, and keeps the result on disk.
+
+    `flags` are LLVM's licences for its floating-point arithmetic beyond fused multiply-add: "reassoc" splits a sum over
+    vector lanes; never in a function whose rounding is planned. Where no folder can be written (celbo.caches looks for
+    one), each process compiles anew.
+    """
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", *flags}, "parallel": parallel}
+
+    def decorate(function: F) -> F:
+        made: F = numba.njit(**options)(function)
+        with suppress(RuntimeError, OSError, AttributeError):  # no folder can be written; NUMBA_DISABLE_JIT
+            made.enable_caching()  # type: ignore[attr-defined]
+        return made
+
+    return decorate
