@@ -336,7 +336,7 @@ def test_mixing_that_costs_types_says_so() -> None:
     found = about(changed("scvi", ari=0.5, nmi=0.56), "mix")
     assert found.winner == "scVI"
     assert found.caution == (
-        "Some agreement with the labels is lost: ARI and NMI are 0.53 in the mean, with LDVAE 0.63."
+        "Some agreement with the labels is lost: the mean of ARI and NMI is 0.53, against 0.63 with LDVAE."
     )
 
 

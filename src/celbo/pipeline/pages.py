@@ -84,7 +84,8 @@ class Found:
         names = {"before": slots.pca, "after": slots.latent}
         spaces = {name: adata.obsm[slot] for name, slot in names.items() if slot in adata.obsm}
         codes = [None if groups is None else groups.codes for groups in (batch, labels, clusters)]
-        agreement = None if labels is None or clusters is None else (labels.codes, clusters.codes)
+        several = labels is not None and len(labels.names) > 1
+        agreement = (labels.codes, clusters.codes) if several and labels and clusters else None
         metrics = job.attempt(
             "The table of mixing and separation",
             lambda: (

@@ -37,10 +37,11 @@ CLOSE_SECONDS = 1.5
 """Factor of the fastest method's seconds up to which another is close."""
 
 RULES = (
-    f"Close is a log-likelihood within {100 * CLOSE_LIKELIHOOD:g}% of the best.",
-    f"The mean of ARI and NMI decides; close is within {CLOSE_TYPES:g}.",
-    f"The mean of ARI and NMI counts {100 * OF_TYPES:g}%, of batch silhouette and iLISI {100 - 100 * OF_TYPES:g}%: "
-    f"the weights of Luecken et al. 2022; close is within {CLOSE_MIXING:g}. Without labels, the mixing alone decides.",
+    f"A log-likelihood is close if it is within {100 * CLOSE_LIKELIHOOD:g}% of the best.",
+    f"The mean of k-means ARI and NMI decides; close is within {CLOSE_TYPES:g}.",
+    f"The mean of k-means ARI and NMI counts {100 * OF_TYPES:g}%, of batch silhouette and iLISI "
+    f"{100 - 100 * OF_TYPES:g}%: the weights of Luecken et al. 2022; close is within {CLOSE_MIXING:g}. Without labels, "
+    "the mixing alone decides.",
     f"The deviance decides, not the error on logs, which is biased where counts are few; close is within "
     f"{CLOSE_DENOISING:g}.",
     f"The mean overlap under another seed and under other parameters decides, among the methods that draw their own "
@@ -76,7 +77,7 @@ def findings(found: Comparison) -> list[Finding]:
         ("types", "Find cell types", _types),
         ("mix", "Mix batches, keep types", _mix),
         ("denoise", "Denoise", _denoise),
-        ("stay", "A picture that stays", _stay),
+        ("stay", "A stable picture", _stay),
         ("cost", "Cost little", _cost),
     )
     return [replace(judge(found), key=key, purpose=purpose) for key, purpose, judge in judges]
@@ -143,7 +144,7 @@ def _explain(found: Comparison) -> Finding:
     if len(values) == 1:
         return Finding(value=value, sentence=f"{title} is the only method here that has a likelihood of counts.")
     close = _close(values, CLOSE_LIKELIHOOD * abs(best))
-    told = f"{title} gives cells that it has not seen the highest probability."
+    told = f"{title} gives the highest probability to cells that it has not seen."
     told += _behind(found, values, close, lambda v: f"{best - v:,.1f} nats per cell below")
     left = len(found.table) - len(values)
     told += f" {left} of the {len(found.table)} methods have no likelihood of counts." if left else ""
@@ -163,13 +164,13 @@ def _types(found: Comparison) -> Finding:
     told = "Clusters of its cells agree best with the known labels." + _behind(found, values, close, _lower(values))
     caution = ""
     if level == "poor":
-        caution = "Even this agreement is poor: the labels are not what these methods see first."
+        caution = "Even this agreement is poor: other differences between cells are stronger than those between labels."
     elif "poor" in _mixing_levels(found, best):
         caution = "But it keeps the batches apart: see the next card."
     return Finding(
         level="fair" if caution and level == "good" else level,
         winner=_title(found, best),
-        value=f"ARI {ari:.2f}, NMI {nmi:.2f}",
+        value=f"k-means ARI {ari:.2f}, NMI {nmi:.2f}",
         sentence=told,
         caution=caution,
         methods=_names(values, close),
@@ -187,7 +188,7 @@ def _mix(found: Comparison) -> Finding:
     best = str(values.index[0])
     close, levels = _close(values, CLOSE_MIXING), _mixing_levels(found, best)
     level: Level = "poor" if "poor" in levels else "fair" if "fair" in levels or types.empty else "good"
-    told = "Cell types and mixing weighed together, it is best." if len(types) else "It mixes the batches best."
+    told = "It is best when cell types and mixing are weighed together." if len(types) else "It mixes the batches best."
     silhouette, ilisi = _numbers(found, best, "batch_silhouette", "ilisi")
     return Finding(
         level=level,
@@ -208,14 +209,14 @@ def _mixing_levels(found: Comparison, method: str) -> list[Level]:
 def _mixing_caution(found: Comparison, types: pd.Series[float], winner: str, level: Level) -> str:
     """Say what the numbers of the winner leave open."""
     if types.empty:
-        return "Without labels nothing tells whether cell types were mixed along with the batches."
+        return "Without labels it cannot be told whether cell types were mixed along with the batches."
     if level == "poor":
-        return "Even here batches stay apart; types that only one batch has cannot mix: see the pictures by batch."
+        return "Even here batches stay apart; a type found in one batch only cannot mix. See the pictures by batch."
     best = str(types.index[0])
     if types[best] - types[winner] <= LOST_TYPES:
         return ""
-    other = f"with {_title(found, best)} {types[best]:.2f}"
-    return f"Some agreement with the labels is lost: ARI and NMI are {types[winner]:.2f} in the mean, {other}."
+    other = f"against {types[best]:.2f} with {_title(found, best)}"
+    return f"Some agreement with the labels is lost: the mean of ARI and NMI is {types[winner]:.2f}, {other}."
 
 
 def _uncorrected(found: Comparison, winner: str) -> str:
@@ -225,7 +226,7 @@ def _uncorrected(found: Comparison, winner: str) -> str:
     silhouette, ilisi = _numbers(found, "pca", "batch_silhouette", "ilisi")
     if not np.isfinite(silhouette + ilisi):
         return ""
-    return f" {_title(found, 'pca')}, which knows of no batch, has {silhouette:.2f} and {ilisi:.2f}."
+    return f" {_title(found, 'pca')}, which ignores batches, has {silhouette:.2f} and {ilisi:.2f}."
 
 
 def _denoise(found: Comparison) -> Finding:
@@ -244,7 +245,7 @@ def _denoise(found: Comparison) -> Finding:
             caution="For denoising, no model is needed here.",
         )
     close = _close(values, CLOSE_DENOISING, 3)
-    told = f"It predicts molecules that were held out best.{_behind(found, values, close, lambda v: f'{v:.3f}')}"
+    told = f"It predicts held-out molecules best.{_behind(found, values, close, lambda v: f'{v:.3f}')}"
     if len(plain):
         others = [f"{name} {value:.3f}" for name, value in plain.items()]
         told += f" Without a model: {spelled(others)}."
@@ -272,7 +273,7 @@ def _stay(found: Comparison) -> Finding:
     kept = pd.Series({method: value_of(found, str(method), "neighbours_kept") for method in maps.index}, dtype=float)
     values = maps[(kept >= KEEPS_NEIGHBOURS * kept.max()).to_numpy(bool)]
     steady = "" if others.empty else (
-        f" Of methods that give dimensions, not a picture, {_title(found, others.index[0])} changes least "
+        f" Among methods that give dimensions rather than a picture, {_title(found, others.index[0])} changes least "
         f"({100 * others.iloc[0]:.0f}% stay); UMAPs of them were not judged."
     )  # fmt: skip
     if values.empty:

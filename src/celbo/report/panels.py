@@ -81,7 +81,8 @@ def key_numbers(data: ReportData) -> str:
         items.append(("deviance explained", _percent(data.explained.held_out), f"of the counts of {cells}"))
     if data.clusters is not None:
         found = len(data.clusters.names)
-        labels = f"{len(data.labels.names)} known labels" if data.labels is not None else "no known labels"
+        known = 0 if data.labels is None else len(data.labels.names)
+        labels = f"{known or 'no'} known label{'s' * (known != 1)}"
         items.append(("clusters", f"{found}", labels))
     pure = _metric(data.metrics, "label purity")
     if pure is not None:
@@ -196,12 +197,12 @@ def integration(data: ReportData) -> str:
         lacking = set(_KINDS) - set(table["kind"])
         words = {
             "batch": "With one batch there is no mixing to measure.",
-            "biology": "Without known labels there is nothing to compare neighbourhoods with.",
+            "biology": "Fewer than two labels are known, so nothing can be said of how labels separate.",
         }
         body += [missing(sentence) for kind, sentence in words.items() if kind in lacking]
     return section(
         "integration",
-        "Do batches mix and labels separate?" if not _few(data.batch) else "Do the known labels separate?",
+        _question(data),
         see="Each bar runs from the worst value to the best that these cells allow.",
         look="Filled dots far to the right, in every group. If batches mix but labels blur, the model has removed "
         "differences between cell types along with those between batches.",
@@ -292,6 +293,13 @@ def _training_verdict(data: ReportData) -> Verdict:
         explained=data.explained,
         n_cells=data.n_cells,
     )
+
+
+def _question(data: ReportData) -> str:
+    """Return the heading of the section on batches and labels."""
+    if _few(data.labels) and not _few(data.batch):
+        return "Do batches mix?"
+    return "Do the known labels separate?" if _few(data.batch) else "Do batches mix and labels separate?"
 
 
 def _biology(data: ReportData) -> Verdict | None:

@@ -38,7 +38,7 @@ def purity_table(purity: pd.DataFrame | None) -> str:
 
 def _row(label: object, row: pd.Series, *, before: bool) -> str:
     shares = [*[row["purity_before"]] * before, row["purity"], row["chance"], row["best"]]
-    told = [f"{row['cells']:,.0f}", *(f"{100 * share:.0f}%" for share in shares)]
+    told = [f"{row['cells']:,.0f}", *("–" if pd.isna(share) else f"{100 * share:.0f}%" for share in shares)]
     told[1 + before] = f"<b>{told[1 + before]}</b>"
     values = "".join(f'<td class="value">{value}</td>' for value in told)
     other = f"{name(row['neighbour'], 40)} {100 * row['neighbour_share']:.0f}%" if row["neighbour"] else "–"

@@ -112,20 +112,26 @@ def training(
     stopped
         "finished", "plateau" or "interrupted".
     best_epoch
-        Epoch whose weights were kept.
+        Epoch whose weights were kept, a label of the history's index; told as its number from 1.
     explained
         What the model explains of training and of held-out cells; None where it is not known.
     n_cells
         Cells of the training, for the advice.
     """
     which, elbo = _curve(history)
-    kept = f"; the weights of epoch {best_epoch} were kept" if best_epoch is not None else ""
+    kept = "" if best_epoch is None else f"; the weights of epoch {_counted(history, best_epoch)} were kept"
     return (
         _cut_short(elbo, stopped)
         or _spike(which, elbo)
         or _overfitted(_decline(which, elbo, kept), which, elbo, explained, n_cells)
         or _end(which, elbo, stopped, kept)
     )
+
+
+def _counted(history: pd.DataFrame | None, epoch: int) -> int:
+    """Return the number of an epoch as people count, from 1."""
+    labels = [] if history is None else history.index.to_list()
+    return 1 + (labels.index(epoch) if epoch in labels else epoch)
 
 
 _HALVE = "Train again with half the learning rate, and look for cells with extreme counts."
@@ -349,7 +355,8 @@ def biology(
     told = [_purity_sentence(rows), _blurred(by_label, level), _agreement(rows)]
     advice = "" if level == "good" or by_label is None else "The table of labels shows which ones blur."
     if _confounded(rows):
-        level, advice = _ORDER[min(_ORDER.index(level), 1)], f"{_CONFOUNDED} This may be an effect of the batch."
+        effect = " Neighbourhoods may be pure because batches are apart." if level != "poor" else ""
+        level, advice = _ORDER[min(_ORDER.index(level), 1)], f"{_CONFOUNDED}{effect}"
     word = {"good": "labels apart", "fair": "labels partly apart", "poor": "labels overlap"}[level]
     better = _better_resolution(resolutions)
     return Verdict(level, word, " ".join(t for t in told if t), f"{advice} {better}".strip())
