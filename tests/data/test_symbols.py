@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from celbo.data.symbols import display_names, symbol_column
+from celbo.data.symbols import display_names, other_names, symbol_column, with_symbols
 
 IDS = ["ENSG00000000001", "ENSG00000000002", "ENSG00000000003.4"]
 
@@ -49,3 +49,13 @@ def test_the_second_best_column_is_taken_where_the_first_holds_identifiers():
 def test_no_two_genes_are_shown_alike():
     var = pd.DataFrame({"symbol": ["LYZ", "LYZ", None, "a"]}, index=["a", "b", "LYZ", "c"])
     assert len(set(display_names(var))) == 4
+
+
+def test_a_table_of_genes_gets_their_symbols_as_its_first_column():
+    var = pd.DataFrame({"symbol": ["CD3D", None, "MS4A1"]}, index=IDS)
+    table = pd.DataFrame({"lfc": [1.0, 2.0]}, index=[IDS[2], IDS[1]])
+    found = with_symbols(table, var)
+    assert found.columns.tolist() == ["symbol", "lfc"]
+    assert found["symbol"].tolist() == ["MS4A1", IDS[1]]
+    assert with_symbols(table, var.drop(columns="symbol")) is table
+    assert other_names(var) == {IDS[0]: "CD3D", IDS[2]: "MS4A1"}

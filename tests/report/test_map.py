@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import shutil
@@ -16,7 +17,7 @@ import pytest
 from scipy import sparse
 
 from celbo.plots.style import heat
-from celbo.report.build import Categories, Expression, ReportData, report_html
+from celbo.report.build import Categories, DotPlot, Expression, ReportData, report_html
 from celbo.report.index import index
 from celbo.report.map import MAX_CELLS, map_cells, map_genes
 from celbo.report.markup import HEAT_STEPS, as_json
@@ -213,3 +214,16 @@ def test_names_on_a_still_map_cover_neither_each_other_nor_cells(n_groups: int):
 def test_a_name_without_a_free_place_is_left_to_the_legend():
     where = np.random.default_rng(0).uniform(0, 100, (4000, 2))
     assert places(where, [np.arange(4000)], [40.0], 100) == []
+
+
+def test_symbols_and_names_of_clusters_stand_in_figures_and_both_names_of_a_gene_are_in_the_table():
+    genes = [f"ENSG{i:011d}" for i in range(4)]
+    table = pd.DataFrame({"group1": ["T", "B", "NK", "T"], "bayes_factor": 9.0, "lfc_median": 2.0}, index=genes)
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (300, 4)))
+    data = data_of(gene_names={genes[0]: "CD3D"}, markers=table)
+    page = report_html(dataclasses.replace(data, dots=DotPlot.from_counts(counts, genes, data.clusters, genes)))
+    figure = re.search(r'aria-label="mean expression and detection.*?</svg>', page, re.S).group(0)
+    assert ">CD3D<" in figure
+    assert ">NK NK<" in figure  # the cluster's number, here a word, and the label of most of its cells
+    rows = json.loads(re.search(r'id="marker-data">(.*?)</script>', page, re.S).group(1))
+    assert rows["own"] == {"CD3D": genes[0]}

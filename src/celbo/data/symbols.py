@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["SYMBOL_COLUMNS", "display_names", "symbol_column"]
+__all__ = ["SYMBOL_COLUMNS", "display_names", "other_names", "symbol_column", "with_symbols"]
 
 SYMBOL_COLUMNS = (
     "gene_symbols",
@@ -84,6 +84,36 @@ def display_names(var: pd.DataFrame) -> npt.NDArray[np.object_]:
     own = [a.startswith(b) for a, b in zip(names, shown, strict=True)]
     both = np.where(own, names, shown + " (" + names + ")")
     return np.asarray(np.where(several, both, shown), object)
+
+
+def other_names(var: pd.DataFrame) -> dict[str, str]:
+    """Return what is shown of each gene whose name in `var` is not what people read.
+
+    Parameters
+    ----------
+    var
+        Table of the genes, indexed by their names.
+    """
+    pairs = zip(var.index.astype(str), display_names(var), strict=True)
+    return {name: str(shown) for name, shown in pairs if name != shown}
+
+
+def with_symbols(table: pd.DataFrame, var: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of genes with their symbols as the first column, "symbol", where `var` names them otherwise.
+
+    Parameters
+    ----------
+    table
+        Any table indexed by names of genes.
+    var
+        Table of the genes, indexed by their names.
+    """
+    named = other_names(var)
+    if not named or table.empty or "symbol" in table:
+        return table
+    out = table.copy()
+    out.insert(0, "symbol", [named.get(str(gene), str(gene)) for gene in table.index])
+    return out
 
 
 def _texts(column: pd.Series[str]) -> pd.Series[str]:

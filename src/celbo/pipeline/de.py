@@ -14,6 +14,7 @@ import pandas as pd
 
 from celbo import results
 from celbo.data.obs import column_of
+from celbo.data.symbols import with_symbols
 from celbo.errors import CelboWarning, OptionError
 from celbo.pipeline.ask import Asked
 from celbo.pipeline.pages import NAMES
@@ -135,7 +136,7 @@ def compare_groups(asked: Asked, config: DifferentialConfig) -> Compared:
     told = tuple(dict.fromkeys(str(warning.message) for warning in caught))
     for message in told:
         _log.warning("%s", message)
-    return Compared(table, told)
+    return Compared(with_symbols(table, asked.adata.var), told)
 
 
 def differential_page(
@@ -163,7 +164,7 @@ def differential_page(
         column = column_of(asked.adata, config.groupby)
         sizes = {str(name): int(n) for name, n in column.value_counts().items()}
     return DifferentialPage(
-        table=found.table,
+        table=_by_symbol(found.table),
         n_cells=asked.adata.n_obs,
         sizes=sizes,
         groupby=config.groupby or "",
@@ -177,6 +178,11 @@ def differential_page(
         settings=_settings(config, found.table),
         versions=results.versions(),
     )
+
+
+def _by_symbol(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with its genes called by their symbols, where it has them."""
+    return table if "symbol" not in table else table.set_axis(pd.Index(table["symbol"], name="gene"))
 
 
 def _notes(asked: Asked, config: DifferentialConfig) -> list[str]:

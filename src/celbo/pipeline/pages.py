@@ -14,7 +14,7 @@ from scipy import sparse
 
 from celbo import results
 from celbo.data.obs import column_of
-from celbo.data.symbols import display_names
+from celbo.data.symbols import display_names, other_names, with_symbols
 from celbo.evaluate import ari, compare_latents, label_purity, nmi, predictive_check
 from celbo.files import atomic_json
 from celbo.models.base import CountModel, Model
@@ -204,7 +204,7 @@ def tables_of(found: Found) -> dict[str, pd.DataFrame]:
     adata, slots = found.adata, found.slots
     tables = {
         "clusters": _cells_table(found),
-        "markers": _with_symbols(found.markers, adata),
+        "markers": with_symbols(found.markers, adata.var),
         "history": found.model.history,
         "metrics": _metrics_table(found),
         **{name: table for name, table in _label_tables(found).items() if table is not None},
@@ -234,22 +234,6 @@ def _cells_table(found: Found) -> pd.DataFrame:
     for groups in (found.batch, found.labels):
         if groups is not None and groups.title not in table:
             table[groups.title] = np.array([*groups.names, None], object)[groups.codes]
-    return table
-
-
-def _gene_names(adata: AnnData) -> dict[str, str]:
-    """Return what is shown of each gene whose name in the file is not what people read."""
-    pairs = zip(adata.var_names.astype(str), display_names(adata.var), strict=True)
-    return {name: str(shown) for name, shown in pairs if name != shown}
-
-
-def _with_symbols(markers: pd.DataFrame, adata: AnnData) -> pd.DataFrame:
-    """Return the table with the symbols of its genes as the first column, where the file names genes otherwise."""
-    named = _gene_names(adata)
-    if not named or markers.empty:
-        return markers
-    table = markers.copy()
-    table.insert(0, "symbol", [named.get(str(gene), str(gene)) for gene in markers.index])
     return table
 
 
@@ -344,7 +328,7 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
         nmi=found.nmi,
         predictive=predictive,
         markers=found.markers,
-        gene_names=_gene_names(adata),
+        gene_names=other_names(adata.var),
         markers_note=note,
         cell_names=adata.obs_names.astype(str).tolist(),
         expression=job.attempt(

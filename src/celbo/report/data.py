@@ -108,6 +108,11 @@ class ClusterName:
     genes: tuple[str, ...] = ()
     """Its top marker genes, as shown."""
 
+    @property
+    def short(self) -> str:
+        """Number and label, as in a figure: "3 CD14+ Monocytes"."""
+        return f"{self.number} {self.label}".rstrip()
+
     def __str__(self) -> str:
         return " · ".join(part for part in (self.number, self.label, " ".join(self.genes)) if part)
 
@@ -363,6 +368,14 @@ class ReportData:
         if self.clusters is None:
             return ()
         return cluster_names(self.clusters, self.labels, self.markers, gene_names=self.gene_names)
+
+    @property
+    def called_clusters(self) -> Categories | None:
+        """The clusters by number and label, in their colours."""
+        found = self.clusters
+        if found is None:
+            return None
+        return Categories(found.title, found.codes, tuple(c.short for c in self.cluster_names), found.places)
 
     def gene(self, name: str) -> str:
         """Return what is shown of a gene."""

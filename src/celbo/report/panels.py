@@ -241,7 +241,7 @@ def fit(data: ReportData) -> str:
 def clusters(data: ReportData) -> str:
     """Return the section of cluster composition."""
     body: list[str] = []
-    found = data.clusters
+    found = data.called_clusters
     if found is None:
         body.append(missing("No clusters were computed."))
     else:
@@ -266,11 +266,13 @@ def genes(data: ReportData) -> str:
     if dots is not None and len(dots.genes):
         wide, high = min(len(dots.genes), MAX_DOTS), min(len(dots.groups), MAX_GROUPS)
         step = float(np.clip(980 / wide, 19, 30))
-        ax = new_axes(110 + step * max(wide, 4), 96 + 21 * max(high, 2))
         few = slice(MAX_GROUPS), slice(MAX_DOTS)
-        plots.plot_dotplot(
-            dots.mean[few], dots.fraction[few], genes=dots.genes[:MAX_DOTS], groups=dots.groups[:MAX_GROUPS], ax=ax
-        )
+        named = [data.gene(gene) for gene in dots.genes[:MAX_DOTS]]
+        called = {one.number: one.short for one in data.cluster_names}
+        groups = [called.get(group, group) for group in dots.groups[:MAX_GROUPS]]
+        beside = 92 + 6.2 * min(max(map(len, groups)), 28)
+        ax = new_axes(beside + step * max(wide, 4), 96 + 21 * max(high, 2))
+        plots.plot_dotplot(dots.mean[few], dots.fraction[few], genes=named, groups=groups, ax=ax)
         drawn = inline_svg(ax, "dots", "mean expression and detection of top markers in each cluster")
         body.append(_chart("Top markers of each cluster", f'<div class="scroll">{drawn}</div>{dot_key()}'))
     body += [marker_cards(data), marker_panel(data)]

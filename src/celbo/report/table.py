@@ -84,7 +84,9 @@ def marker_panel(data: ReportData) -> str:
 def marker_json(data: ReportData) -> str:
     """Return what the script reads of the marker genes."""
     table = marker_rows(data)
-    return gene_json(table, {"group1": "cluster"}, as_they_come=table is not None and "group1" in table)
+    there = set() if table is None else set(table["gene"])
+    own = {shown(name, 80): shown(gene, 80) for gene, name in data.gene_names.items() if name in there}
+    return gene_json(table, {"group1": "cluster"}, as_they_come=table is not None and "group1" in table, own=own)
 
 
 def gene_panel(title: str, cut: str) -> str:
@@ -160,7 +162,13 @@ def meanings(columns: list[str]) -> str:
     return f'<details class="card"><summary>What the columns mean</summary>{facts(pairs)}</details>'
 
 
-def gene_json(table: pd.DataFrame | None, words: dict[str, str] | None = None, *, as_they_come: bool = False) -> str:
+def gene_json(
+    table: pd.DataFrame | None,
+    words: dict[str, str] | None = None,
+    *,
+    as_they_come: bool = False,
+    own: dict[str, str] | None = None,
+) -> str:
     """Return what the script reads: columns, which are numbers, rows.
 
     Parameters
@@ -171,6 +179,8 @@ def gene_json(table: pd.DataFrame | None, words: dict[str, str] | None = None, *
         Headings in place of those of `COLUMNS`.
     as_they_come
         Whether the rows are in the order to show; else the first of `_RANK` that there is sorts them.
+    own
+        Names in the file of genes that are shown by another: both are found.
     """
     if table is None:
         return "{}"
@@ -190,6 +200,7 @@ def gene_json(table: pd.DataFrame | None, words: dict[str, str] | None = None, *
             "small": [c in _SMALL for c in columns],
             "sure": [c in _SURE for c in columns],
             "gene": columns.index("gene"),
+            "own": own or {},
             "group": columns.index("group1") if "group1" in columns else 0,
             "sort": sort,
             "rows": [[_cell(v, c) for v, c in zip(row, columns, strict=True)] for row in table.itertuples(index=False)],

@@ -230,7 +230,8 @@
           if (cx - w < 3 || cx + w > map.width - 3 || cy - h < 30 || cy + h > map.height - 3) continue;
           if (taken.some((t) => Math.abs(t.x - cx) < t.w + w + 2 && Math.abs(t.y - cy) < t.h + h)) continue;
           const crossed = taken.some((t) => crosses(cx, cy, x, y, t) || crosses(t.x, t.y, t.fromX, t.fromY, { x: cx, y: cy, w, h }));
-          const cost = far + 60 * Math.min(under(cx - w, cy - h, cx + w, cy + h), 12) + (crossed ? 90 : 0);
+          if (crossed) continue;
+          const cost = far + 60 * Math.min(under(cx - w, cy - h, cx + w, cy + h), 12);
           if (!best || cost < best.cost) best = { x: cx, y: cy, w, h, cost, word, code, fromX: x, fromY: y };
         }
       }

@@ -32,10 +32,11 @@
     const less = typeof x === "string" ? x.localeCompare(y, undefined, { numeric: true }) : x - y;
     return state.down ? -less : less;
   }
+  const own = new Map(Object.entries(data.own || {}));  // identifiers of genes that are shown by their symbols
   function chosen() {
     const gene = state.gene.toLowerCase();
     return data.rows
-      .filter((r) => (!gene || r[data.gene].toLowerCase().includes(gene)) && (!state.group || r[data.group] === state.group) && (!state.passes || state.passes(r)))
+      .filter((r) => (!gene || r[data.gene].toLowerCase().includes(gene) || (own.get(r[data.gene]) || "").toLowerCase().includes(gene)) && (!state.group || r[data.group] === state.group) && (!state.passes || state.passes(r)))
       .sort(order);
   }
   function heading(name, i) {
