@@ -121,6 +121,10 @@ def test_result_has_the_promised_slots(finished: RunResult) -> None:
     assert result.obsm["X_umap"].shape == result.obsm["X_umap_before"].shape == (700, 2)
     assert result.obsm["X_pca"].shape == (700, 50)
     assert isinstance(result.obs["leiden"].dtype, pd.CategoricalDtype)
+    assert result.obs["doublet_score"].between(0, 1).all()
+    assert result.obs["total_counts"].tolist() == pd.read_parquet(finished.folder / "tables/cells.parquet")[
+        "total_counts"
+    ].tolist()  # fmt: skip
     assert result.uns["celbo"]["versions"]["celbo"] == celbo.__version__
 
 

@@ -49,6 +49,8 @@ def annotated() -> anndata.AnnData:
     n, genes = adata.shape
     rng = np.random.default_rng(0)
     adata.obs["leiden"] = pd.Categorical(np.where(rng.random(n) < 0.5, "CD4 T", "B cell"))
+    adata.obs["total_counts"] = np.arange(n)
+    adata.obs["doublet_score"] = "mine"
     adata.var["highly_variable"] = np.arange(genes) % 2 == 0
     adata.var["highly_variable_rank"] = np.arange(genes, dtype=float)
     for slot in ("X_scvi", "X_umap", "X_umap_before", "X_pca"):
@@ -118,6 +120,9 @@ def test_what_the_run_found_is_under_free_names(kept: RunResult) -> None:
     assert kept.slots.clusters == "celbo_leiden"
     assert result.obsm["X_celbo_scvi"].shape == (160, 10)
     assert result.obsm["X_celbo_umap"].shape == result.obsm["X_celbo_umap_before"].shape == (160, 2)
+    assert result.obs["celbo_total_counts"].tolist() == result.X.sum(1).ravel().tolist()[0]
+    assert "celbo_doublet_score" not in result.obs  # batches of 80 cells have no score
+    assert result.obs["n_genes_by_counts"].max() <= 80
     assert int(result.var["celbo_highly_variable"].sum()) == 60
     assert result.obsp["celbo_neighbors_connectivities"].nnz > 160
     assert result.layers["celbo_lognorm"].dtype == np.float32
@@ -147,14 +152,16 @@ def test_clusters_of_such_a_run_are_groups_of_a_comparison(kept: RunResult) -> N
 def test_usual_names_are_taken_where_they_are_free(plain: RunResult) -> None:
     usual = {"X_scvi", "X_umap", "X_umap_before", "X_pca"}
     assert set(plain.adata.obsm) == usual
-    assert list(plain.adata.obs) == ["batch", "cell_type", "leiden"]
+    assert list(plain.adata.obs) == [
+        "batch", "cell_type", "leiden", "total_counts", "n_genes_by_counts",
+    ]  # fmt: skip
     assert plain.warnings == ()
 
 
 def test_run_on_the_result_of_a_run_replaces_what_nobody_changed(plain: RunResult, tmp_path: Path) -> None:
     again = celbo.run(plain.folder / "result.h5ad", config=CONFIG, out=tmp_path / "2", progress=False)
     assert again.slots == plain.slots
-    assert list(again.adata.obs) == ["batch", "cell_type", "leiden"]
+    assert list(again.adata.obs) == list(plain.adata.obs)
     assert list(again.adata.layers) == ["lognorm"]
 
 

@@ -1,4 +1,4 @@
-"""What scanpy's plots look for in a result: ranked genes, log-normalised values and the colours of the report."""
+"""What scanpy's plots look for: quality of the cells, ranked genes, log-normalised values, the report's colours."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 from celbo import results
 from celbo.pipeline.config import RunConfig
 from celbo.pipeline.pages import Found
+from celbo.pipeline.slots import QUALITY
 from celbo.pipeline.steps import Job, counts_of, lognorm
 from celbo.plots.style import MISSING
 from celbo.report.data import Categories
@@ -18,7 +19,7 @@ __all__ = ["for_scanpy"]
 
 
 def for_scanpy(found: Found, compared: pd.DataFrame, job: Job[RunConfig]) -> None:
-    """Write `rank_genes_groups`, the layer `lognorm` and the colours into the result; what fails is warned of.
+    """Write quality, `rank_genes_groups`, the layer `lognorm` and the colours into the result; what fails is warned of.
 
     Parameters
     ----------
@@ -30,6 +31,10 @@ def for_scanpy(found: Found, compared: pd.DataFrame, job: Job[RunConfig]) -> Non
         The run.
     """
     adata, slots = found.adata, job.slots
+    if found.quality is not None:
+        for role in QUALITY:
+            if role in found.quality.table:
+                adata.obs[getattr(slots, role)] = found.quality.table[role].to_numpy()
     if not compared.empty:
         job.attempt(
             f"uns[{slots.markers!r}]",

@@ -15,7 +15,7 @@ from celbo.data.writable import free_name
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Slots"]
+__all__ = ["QUALITY", "Slots"]
 
 _NOTE = "celbo"
 _USUAL = {
@@ -29,9 +29,16 @@ _USUAL = {
     "lognorm": "lognorm",
     "genes": "highly_variable",
     "filter": "filter_cells",
+    "total_counts": "total_counts",
+    "n_genes_by_counts": "n_genes_by_counts",
+    "pct_counts_mt": "pct_counts_mt",
+    "pct_counts_ribo": "pct_counts_ribo",
+    "doublet_score": "doublet_score",
     "note": _NOTE,
 }
 """The name of each slot where nothing else has it."""
+QUALITY = ("total_counts", "n_genes_by_counts", "pct_counts_mt", "pct_counts_ribo", "doublet_score")
+"""The roles that are the quality of the cells: columns of `obs`, and of the table of cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,16 @@ class Slots:
     """Column of `var`: whether the model was trained on the gene; with `_rank` behind it, in which order."""
     filter: str
     """Key of `uns`: how many cells each quality filter left out."""
+    total_counts: str
+    """Column of `obs`: counts of each cell. It and the next four have scanpy's names."""
+    n_genes_by_counts: str
+    """Column of `obs`: genes with a count."""
+    pct_counts_mt: str
+    """Column of `obs`: percent of the counts in mitochondrial genes."""
+    pct_counts_ribo: str
+    """Column of `obs`: percent of the counts in ribosomal genes."""
+    doublet_score: str
+    """Column of `obs`: scrublet's score within the batch; missing for cells that were not scored."""
     note: str
     """Key of `uns`: what made the result."""
 
@@ -114,7 +131,8 @@ def _places(role: str, name: str) -> list[tuple[str, str]]:
     if role == "graph":
         parts = [f"{'' if usual else name + '_'}{part}" for part in ("distances", "connectivities")]
         return [("uns", name), *(("obsp", part) for part in parts)]
-    return [("layers" if role == "lognorm" else "uns", name)]
+    at = "obs" if role in QUALITY else "layers" if role == "lognorm" else "uns"
+    return [(at, name)]
 
 
 def _free(adata: AnnData, role: str, usual: str) -> str:
