@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/markers_batches.py [--out benchmarks/results/markers_batches.json]
 
 2,000 simulated cells x 200 genes of five types, their batches drawn at random, so that the cells and the work that
-they need are the same. CPU seconds of `differential_expression(groupby="cell_type")` on one thread, least of three.
+they need are the same. CPU seconds of `differential_expression(groupby="cell_type")` on one thread, the best of three.
 """
 
 from __future__ import annotations

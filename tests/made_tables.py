@@ -11,7 +11,7 @@ from celbo.posterior.markers import marker_score
 COLUMNS = (
     "group1", "group2", "proba_de", "bayes_factor", "lfc_mean", "lfc_median", "lfc_std", "lfc_lower", "lfc_upper",
     "scale1", "scale2", "raw_mean1", "raw_mean2", "detection1", "detection2", "auroc", "marker_score", "expected_fdr",
-    "is_de", "delta", "pseudocount",
+    "is_de", "delta", "pseudocount", "confounded",
 )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def compared(
     ).sort_values("bayes_factor", ascending=False, kind="stable")  # fmt: skip
     table["expected_fdr"] = (1 - table["proba_de"]).cumsum() / np.arange(1, n_genes + 1)
     table["is_de"] = table["expected_fdr"] <= fdr
-    table["delta"], table["pseudocount"] = delta, 1e-6
+    table["delta"], table["pseudocount"], table["confounded"] = delta, 1e-6, False
     assert tuple(table.columns) == COLUMNS
     return table
 

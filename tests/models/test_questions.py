@@ -46,8 +46,8 @@ def test_every_model_of_counts_answers(adata, name) -> None:
     assert list(r.index) == list(r.columns) == MARKERS
     assert np.diag(r) == pytest.approx(1)
     found = other.get_credible_intervals(indices=cells, gene_list=MARKERS, n_samples=39)
-    assert (found.lower <= found.median).all().all()
-    assert (found.median <= found.upper).all().all()
+    assert (found["lower"] <= found["median"]).all().all()
+    assert (found["median"] <= found["upper"]).all().all()
     densities = other.differential_abundance(sample_key="sample", indices=cells)
     assert densities.shape == (70, 3)  # of the six samples, those of every second
     check = other.posterior_predictive_check(indices=cells, gene_list=MARKERS, n_samples=19)
@@ -81,7 +81,7 @@ def test_intervals_have_the_names_of_cells_and_groups(adata, model) -> None:
     ).table()
     assert list(table.index) == sorted(set(types))
     ratio = model.get_credible_intervals(lambda x: x["CD3D"] / x["LYZ"], gene_list=MARKERS, n_samples=39)
-    assert list(ratio.mean.index) == list(adata.obs_names)
+    assert list(ratio["mean"].index) == list(adata.obs_names)
 
 
 @pytest.mark.filterwarnings("ignore:.*without a single count")
@@ -96,7 +96,7 @@ def test_cells_of_another_anndata_are_asked_by_their_own_columns(adata, model) -
     check = model.posterior_predictive_check(other, n_samples=19)
     assert check["mean_observed"].to_numpy() == pytest.approx(other.X.toarray().mean(0), rel=1e-5)
     found = model.get_credible_intervals(adata=other, gene_list=MARKERS, n_samples=39)
-    assert list(found.mean.index) == list(other.obs_names)
+    assert list(found["mean"].index) == list(other.obs_names)
 
 
 def test_samples_may_be_a_column_an_array_or_a_series_in_any_order(adata, model) -> None:

@@ -12,7 +12,15 @@ from matplotlib.text import Text
 
 from celbo import plots
 from celbo.errors import InputError, OptionError
-from celbo.plots.compared import called, comparisons_of, evidence, expression_of, one_comparison, top_genes
+from celbo.plots.compared import (
+    called,
+    comparisons_of,
+    evidence,
+    expression_of,
+    one_comparison,
+    ranked_genes,
+    top_genes,
+)
 from celbo.plots.style import ACCENT, MISSING, SECOND, new_axes
 from made_tables import compared, one_versus_rest, vanilla
 
@@ -173,13 +181,13 @@ def test_without_calls_odds_of_twenty_to_one_call_a_gene():
     assert evidence(rows).tolist() == TABLE["bayes_factor"].tolist()
 
 
-def test_top_genes_are_called_found_and_surely_different():
+def test_top_genes_are_called_and_in_the_order_of_their_score():
     rows = pd.DataFrame(
         {
             "bayes_factor": [9.0, 5, 8, 7, 1, 9],
             "lfc_median": [1.0, 3.0, 9.0, 2.5, 8.0, -4.0],
             "lfc_lower": [0.8, 0.4, 5.0, 2.0, -1.0, -5.0],
-            "detection1": [0.9, 0.8, 0.01, 0.7, 0.9, 0.9],
+            "marker_score": [0.5, 0.3, 0.2, 1.8, 0.0, -1.9],
             "is_de": [True, True, True, True, False, True],
         },
         index=["house", "wide", "rare", "best", "unsure", "lower"],
@@ -187,6 +195,8 @@ def test_top_genes_are_called_found_and_surely_different():
     assert top_genes(rows, 3) == ["best", "house", "wide"]
     assert top_genes(rows, 9) == ["best", "house", "wide", "rare", "unsure"]
     assert top_genes(rows, 9, higher=False) == ["lower"]
+    assert list(ranked_genes(rows, higher=None).index) == ["lower", "best", "house", "wide", "rare", "unsure"]
+    assert top_genes(rows.drop(columns="marker_score"), 3) == ["rare", "best", "house"]  # by the interval alone
 
 
 def test_dots_are_the_expected_shares_and_detection_of_each_group():

@@ -45,7 +45,8 @@ def made(
 
     return Tally(
         units, counts, np.broadcast_to(exposure, counts.shape).astype(np.float64), np.ones(counts.shape),
-        of_groups(1e-4) if share is None else np.asarray(share, np.float64), of_groups(spread), of_groups(df),
+        of_groups(1e-4) if share is None else np.asarray(share, np.float64), of_groups(1e-4), of_groups(spread),
+        of_groups(df),
         np.full(counts.shape[1], np.inf if common_df is None else common_df),
     )  # fmt: skip
 
@@ -290,7 +291,8 @@ def test_what_differs_between_samples_on_both_sides_cancels() -> None:
     e = contrast(tally, [0], [1], by_batch=False, over_samples=True).evidence
     apart = Tally(
         made(tally.counts, 1.0, group=tally.units.group, sample=np.arange(12)).units,
-        tally.counts, tally.exposure, tally.reference, tally.share, tally.spread, tally.df, tally.common_df,
+        tally.counts, tally.exposure, tally.reference, tally.share, tally.own_share, tally.spread, tally.df,
+        tally.common_df,
     )  # fmt: skip
     unpaired = contrast(apart, [0], [1], by_batch=False, over_samples=True).evidence
     total = tally.counts.sum(0)
@@ -337,6 +339,22 @@ def test_a_sample_in_two_batches_is_one_sample() -> None:
         one, two = (contrast(t, [0], [1], by_batch=by_batch, over_samples=True) for t in (tally, split))
         np.testing.assert_allclose(two.evidence.counts1, one.evidence.counts1, rtol=1e-9)
         np.testing.assert_allclose(two.evidence.df, one.evidence.df, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_strata", [1, 7])
+def test_the_trace_of_the_design_is_that_of_its_matrices(n_strata) -> None:
+    from celbo.posterior.contrast import _rank, _trace
+
+    rng = np.random.default_rng(0)
+    stratum, side = np.repeat(np.arange(n_strata), 6), rng.integers(0, 2, 6 * n_strata)
+    weight = rng.gamma(1, 1, (6 * n_strata, 5))
+    design = np.concatenate([np.eye(2)[side], np.eye(n_strata)[stratum]], axis=1)
+    expected = [
+        np.trace(np.linalg.pinv(design.T @ (w[:, None] * design)) @ (design.T @ (w[:, None] ** 2 * design)))
+        for w in weight.T
+    ]
+    np.testing.assert_allclose(_trace(weight, side, stratum), expected)
+    assert _rank(side, stratum) == np.linalg.matrix_rank(design)
 
 
 @pytest.mark.parametrize(

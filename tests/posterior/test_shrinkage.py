@@ -351,3 +351,32 @@ def test_hardly_any_genes_are_left_as_they_are() -> None:
     found, total = moderated(np.array([2.0, 5.0, 0.0]), 4)
     assert found.tolist() == [2.0, 5.0, 1e-12]
     assert total.tolist() == [4, 4, 4]
+
+
+# -- many strata -------------------------------------------------------------------------------------------------------
+
+
+def many_strata(n_strata: int, log_ratio: float, n_genes: int = 60) -> Evidence:
+    rng = np.random.default_rng(1)
+    e1, e2 = rng.gamma(0.5, 2000, (2, n_strata, n_genes))
+    e1[rng.random(e1.shape) < 0.2] = 0
+    share = rng.lognormal(-6.5, 1, (1, n_genes)) * rng.lognormal(0, 0.3, (n_strata, 1))
+    x1, x2 = rng.poisson(e1 * share * np.exp(log_ratio)), rng.poisson(e2 * share)
+    return Evidence(x1.astype(float), x2.astype(float), e1, e2, np.full(n_genes, 1e6))
+
+
+@pytest.mark.parametrize("log_ratio", [0.0, 1.0, -3.0])
+def test_strata_put_together_say_what_they_said_apart(log_ratio) -> None:
+    apart = many_strata(500, log_ratio)
+    together = apart.merged(16)
+    assert together.counts1.shape == (16, 60)
+    np.testing.assert_allclose(together.counts1.sum(0), np.where(apart.shared, apart.counts1, 0).sum(0), rtol=0.2)
+    np.testing.assert_allclose(together.expected2.sum(0), np.where(apart.shared, apart.expected2, 0).sum(0), rtol=0.2)
+    one, other = (OnGrid.of(e).posterior(np.full(13, 1 / 13)).fold_changes(delta=0.25) for e in (apart, together))
+    assert np.abs(one.mean - other.mean).max() < 0.05 * one.sd.max()
+    np.testing.assert_allclose(other.sd, one.sd, rtol=0.03)
+
+
+def test_few_strata_stay_as_they_are() -> None:
+    few = many_strata(5, 0.0)
+    assert few.merged(16) is few

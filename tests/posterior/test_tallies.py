@@ -411,3 +411,78 @@ def test_planted_changes_are_called_at_the_rate_promised(n1, n2) -> None:
         assert np.mean(kept) <= target + 2 * np.std(kept, ddof=1) / np.sqrt(len(kept))
     assert 0.94 < np.mean(covered) <= 1
     assert np.mean(power) > (0.85 if n1 == 300 else 0.3)
+
+
+# many batches
+
+
+class ManyBatches(World):
+    """Cells of a world in many batches, whose effects are known."""
+
+    def __init__(self, n: int, n_batches: int) -> None:
+        super().__init__(n)
+        rng = np.random.default_rng(5)
+        self.of_batch = 0.3 * rng.normal(size=(n_batches, self.counts.shape[1]))
+        self.batch = rng.integers(0, n_batches, n)
+        self.network = KnownStates(self.loadings.copy(), self.offset.copy(), self.of_batch.copy())
+        self.counts = rng.poisson(self.size[:, None] * self.shares())
+        names = tuple(f"b{i}" for i in range(n_batches))
+        data = self.as_data(self.counts)
+        self.data = replace(data, schema=replace(data.schema, batches=names))
+
+
+@pytest.mark.parametrize(("n", "n_batches"), [(2000, 10), (2000, 500), (5000, 3000)])
+def test_the_decoded_cells_are_bounded_however_many_the_batches(n, n_batches, monkeypatch) -> None:
+    world, decoded = ManyBatches(n, n_batches), []
+    decode = world.network.decode
+
+    def counting(z, log_library, batch):
+        decoded.append(batch.n_cells)
+        return decode(z, log_library, batch)
+
+    monkeypatch.setattr(world.network, "decode", counting)
+    units = Units.of(world.data, groups_of(n, 300, 800), samples=None, at_most=5000, seed=0)
+    tally(world.network, world.data, units, batches=range(n_batches), seed=0)
+    assert sum(decoded) <= n + tallies._DECODED
+    assert len(decoded) <= 120  # blocks, not batches
+
+
+def test_some_of_many_batches_stand_for_all() -> None:
+    world = ManyBatches(3000, 200)
+    units = Units.of(world.data, groups_of(3000, 1000), samples=None, at_most=3000, seed=0)
+    found = tally(world.network, world.data, units, batches=range(200), seed=0)
+    weights = np.bincount(world.batch, minlength=200) / 3000
+    under = sum(weight * world.shares(code) for code, weight in enumerate(weights))
+    expected = np.stack([under[:1000].mean(0), under[1000:].mean(0)])
+    fold = found.share[0] / found.share[1] / (expected[0] / expected[1])
+    assert np.abs(np.log(fold)).max() < 0.1  # the same batches stand for all on both sides
+    assert np.abs(np.log(found.share / expected)).mean() < 0.08
+
+
+def test_a_systematic_sample_has_each_batch_as_often_as_its_weight_says() -> None:
+    rng = np.random.default_rng(0)
+    weights = np.array([0.5, 0.3, 0.1, 0.06, 0.04])
+    drawn = np.zeros(5)
+    for _ in range(2000):
+        codes, shares = tallies._standing(np.arange(5), weights, 3, rng)
+        assert len(codes) <= 3 and shares.sum() == pytest.approx(1)
+        drawn[codes] += shares
+    assert drawn / 2000 == pytest.approx(weights, abs=0.015)
+    codes, shares = tallies._standing(np.arange(5), weights, 5, rng)
+    assert codes.tolist() == [0, 1, 2, 3, 4] and (shares == weights).all()
+
+
+@pytest.mark.parametrize("n", [3, 400])
+def test_sums_by_code_are_those_of_a_loop(n) -> None:
+    rng = np.random.default_rng(0)
+    codes, values = rng.integers(-1, n, 900), rng.normal(size=(900, 4))
+    expected = np.stack([values[codes == code].sum(0) for code in range(n)])
+    np.testing.assert_allclose(tallies.sums_by(values, codes, n), expected, atol=1e-12)
+
+
+def test_the_uncorrected_tally_is_the_one_without_batches(world) -> None:
+    units = Units.of(world.data, groups_of(700, 300), samples=None, at_most=1000, seed=0)
+    one = tally(world.network, world.data, units, batches=[0, 1], seed=0).uncorrected
+    other = tally(world.network, world.data, units, batches=None, seed=0)
+    for name in ("counts", "exposure", "reference", "share", "spread", "df"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ REST, OTHERS = "rest", "all others"
 """Name of all other groups together, and the one in its place where a group is called so."""
 _MEASURED = 100
 """Most values that a column of groups may have where most cells have one of their own."""
+_NAMED = 1000
+"""Most values that a column may have whose names are looked up."""
 _FEW = 10
 """Cells below which a group has hardly anything to say."""
 
@@ -92,6 +95,7 @@ def groups_of(
             f"says which cells to compare, not {found}",
             where="either groupby or idx1",
             fix="Give groupby='column of obs', or idx1=...",
+            flag="Give --groupby COLUMN, or --idx1 QUERY.",
         )
     if groupby is None:
         if group1 is not None or group2 is not None:
@@ -113,21 +117,25 @@ def _by_column(adata: HasObs | None, cell_names: Any, groupby: Any, group1: Any,
     labels = obs_column(adata, groupby, cell_names=cell_names, where="groupby")
     names, codes = [str(name) for name in labels.categories], np.asarray(labels.codes)
     if len(names) < 2:
-        raise InputError("needs at least two groups", where="groupby", value=f"found {listed(names)}")
+        where = f"groupby={groupby!r}" if isinstance(groupby, str) else "groupby"
+        raise InputError("has a single group, and nothing to compare it with", where=where, value=listed(names))
     if len(names) > max(_MEASURED, len(codes) // 2):
         raise InputError(
             f"holds {len(names)} different values in {len(codes)} cells",
             where="groupby",
             fix="It is a measurement, not a group: compare its halves by a query, such as idx1='age > 60'.",
+            flag="It is a measurement, not a group: compare its halves by a query, such as --idx1 'age > 60'.",
         )
     second = None if group2 is None else _one_name(group2)
     wanted = [name for name in names if name != second] if group1 is None else _names(group1)
     asked = [*wanted, *([] if second is None else [second])]
     for name in asked:
         if name not in names:
-            raise OptionError("is not a group", where=repr(name), fix=nearest(name, names))
+            of = f" of {groupby!r}" if isinstance(groupby, str) else ""
+            raise OptionError(f"is not a group{of}", where=repr(name), fix=nearest(name, names))
     if second in wanted:
-        raise OptionError("is compared with itself", where=repr(second))
+        fix = "Give two different groups as group1 and group2."
+        raise OptionError("is compared with itself", where=repr(second), fix=fix)
     if len(wanted) != len(set(wanted)) or not wanted:
         raise OptionError("names no group, or one twice", where="group1", value=listed(wanted))
     # without a second group the rest is all the others; in one order always, so that to swap the sides is to negate
@@ -150,7 +158,7 @@ def _names(group1: Any) -> list[str]:
 
 def _one_name(group2: Any) -> str:
     if isinstance(group2, Iterable) and not isinstance(group2, str):
-        fix = "Give one name; several groups together are idx2=\"cell_type in ['a', 'b']\"."
+        fix = "Give one name. To compare with several groups together: idx2=\"cell_type in ['a', 'b']\"."
         raise OptionError("is not one group", where="group2", value=repr(group2)[:80], fix=fix)
     return category_name(group2)
 
@@ -159,11 +167,15 @@ def _by_index(adata: HasObs | None, cell_names: Any, idx1: Any, idx2: Any) -> Gr
     n_cells = len(cell_names)
     one = _cells(adata, cell_names, idx1, "idx1")
     if idx2 is None and len(one) == n_cells:
-        raise InputError("holds every cell", where="idx1", fix="Leave cells to compare with, or give idx2.")
+        raise InputError(
+            "is true of every cell, and nothing is left to compare with", where=_asked("idx1", idx1),
+            fix="Choose fewer cells, or give idx2.", flag="Choose fewer cells, or give --idx2 QUERY.",
+        )  # fmt: skip
     two = np.setdiff1d(np.arange(n_cells), one) if idx2 is None else _cells(adata, cell_names, idx2, "idx2")
-    for name, cells in (("idx1", one), ("idx2", two)):
+    for name, index, cells in (("idx1", idx1, one), ("idx2", idx2, two)):
         if len(cells) == 0:
-            raise InputError("holds no cell", where=name)
+            what = "is true of no cell" if isinstance(index, str) else "holds no cell"
+            raise InputError(what, where=_asked(name, index), fix=_unknown_value(adata, index))
     both = np.intersect1d(one, two)
     if len(both):
         shared = [str(cell_names[i]) for i in both[:5]]
@@ -171,7 +183,7 @@ def _by_index(adata: HasObs | None, cell_names: Any, idx1: Any, idx2: Any) -> Gr
             f"share {len(both)} cell(s)",
             where="idx1 and idx2",
             value=listed(shared),
-            fix="A cell can be on one side only.",
+            fix="A cell can be on one side only: make the two exclude each other.",
         )
     sides = [("group1", one), ("group2" if idx2 is not None else REST, two)]
     first = int(one[0] > two[0])  # in one order always, so that to swap the sides is to negate
@@ -213,13 +225,50 @@ def _queried(adata: HasObs | None, n_cells: int, query: str, where: str) -> Posi
         chosen: Any = adata.obs.eval(query, engine="python", local_dict={}, global_dict={})
         mask = _without_missing(chosen)
     except Exception as error:  # pandas raises whatever the query makes it raise
-        raise OptionError(
-            "is no query of obs", where=f"{where}={query!r}", value=f"{type(error).__name__}: {error}"[:200],
-            fix="Write it as for obs.query: \"cell_type == 'B' and n_genes > 500\".",
-        ) from None  # fmt: skip
+        raise _no_query(adata, where, query, error) from None
     if mask.dtype != bool or mask.shape != (n_cells,):
-        raise OptionError("is not true or false for each cell", where=f"{where}={query!r}")
+        fix = 'Compare a column with a value: "cell_type == \'B\'", "n_genes > 500".'
+        raise OptionError("is not true or false for each cell", where=_asked(where, query), fix=fix)
     return np.flatnonzero(mask)
+
+
+def _asked(where: str, index: Any) -> str:
+    """Return an argument as it was given, as far as it can be shown."""
+    return f"{where}={index!r}" if isinstance(index, str) else where
+
+
+def _no_query(adata: HasObs, where: str, query: str, error: Exception) -> OptionError:
+    """Return the error of a query that pandas cannot evaluate: a column that is not there, or how to write it."""
+    name = re.search(r"name '(.+?)' is not defined", str(error))
+    columns = [str(column) for column in adata.obs.columns]
+    if name is not None:
+        fix = f"{nearest(name[1], columns)} Text is quoted, and so is a name with spaces, by `backticks`."
+        return OptionError(f"names {name[1]!r}, which is not a column of obs", where=_asked(where, query), fix=fix)
+    return OptionError(
+        "cannot be read as a question about the columns of obs", where=_asked(where, query),
+        value=f"{type(error).__name__}: {error}"[:200],
+        fix="Write it like \"cell_type == 'B' and n_genes > 500\": == compares, text is quoted, a name with spaces "
+        "stands in `backticks`.",
+    )  # fmt: skip
+
+
+def _unknown_value(adata: HasObs | None, query: Any) -> str:
+    """Return why a query may be true of no cell: a quoted value that no named column has, or the range of a number."""
+    if adata is None or not isinstance(query, str):
+        return ""
+    words = set(re.findall(r"`(.+?)`|(\w+)", re.sub(r"(['\"]).*?\1", "", query)))
+    named: list[Any] = [
+        adata.obs[c] for c in dict.fromkeys(max(pair, key=len) for pair in sorted(words)) if c in adata.obs
+    ]
+    named = [c for c in named if isinstance(c, pd.Series)]  # a name of several columns is told elsewhere
+    text = [c for c in named if not pd.api.types.is_numeric_dtype(c) and c.nunique() <= _NAMED]
+    known = sorted({str(value) for column in text for value in column.dropna().unique()})
+    missing = [value for _, value in re.findall(r"(['\"])(.*?)\1", query) if value not in known]
+    if missing and known:
+        return f"{missing[0]!r} is no value of {listed([str(c.name) for c in text])}. {nearest(missing[0], known)}"
+    numbers = [c.dropna() for c in named if pd.api.types.is_numeric_dtype(c) and not pd.api.types.is_bool_dtype(c)]
+    ranges = [f"{c.name!r} is between {float(c.min()):g} and {float(c.max()):g}" for c in numbers if len(c)]
+    return f"{', '.join(ranges)}." if ranges else "Each of its conditions may hold, but not all of them for one cell."
 
 
 def _as_array(index: Any, cell_names: Any, where: str) -> npt.NDArray[Any]:

@@ -19,7 +19,8 @@ class DataKeys:
     layer: str | None = None
     """Layer with the counts; by default `X`. "raw" is `adata.raw`, unless a layer has that name."""
     batch_key: str | None = None
-    """Column of `obs` with the batch of each cell; by default all cells are one batch."""
+    """Column of `obs` with the batch of each cell, whose effect is taken out; by default all cells are one batch. A
+    condition that you will compare (treated and control) is not a batch: its effect would be taken out too."""
     labels_key: str | None = None
     """Column of `obs` with the known label (cell type) of each cell, to judge the result by."""
     size_factor_key: str | None = None

@@ -79,9 +79,10 @@ def differential_expression(
     fdr_target
         Expected share of false calls among those called.
     batch_correction
-        Compare as if all cells were of the same batch, and within batches where both groups are in one.
+        Compare within the batches that hold both groups. Where none does, nothing is corrected (see `confounded`).
     transform_batch
-        Batches to decode as; None is all, in proportion to their cells.
+        Batches to decode as; None is all, in proportion to their cells. Named batches also make the model's word for
+        the batch count where no batch holds both groups.
     pseudocount
         Added to both mean shares. None: 0 with `calibrated`, where shrinkage takes its place; else 0.01 counts over
         the mean total of the cells, as the fold change of shares that nobody could see means nothing.
@@ -119,6 +120,9 @@ def differential_expression(
       more likely does not differ, at least the probability of that); whether it is called, at most the target.
       With "vanilla" is_de is |bayes_factor| > 3, the rule of the paper, and there is no expected_fdr.
     - delta, pseudocount: those used.
+    - confounded: whether no batch holds enough cells (or samples) of both groups. The data cannot then tell the
+      difference of the groups from that of their batches: they are compared without batch correction, with a warning
+      (or, with `transform_batch`, by what the model ascribes to the batch).
 
     Raises
     ------

@@ -163,8 +163,9 @@ def get_credible_intervals(
     Returns
     -------
     CredibleIntervals
-        `mean`, `sd`, `median`, `lower` and `upper`, each in the shape of what the function returns, with its names;
-        `table()` has them as columns. Without a function each is a DataFrame (cells, genes) float32.
+        A DataFrame with the columns `mean`, `sd`, `median`, `lower` and `upper` and one row for each value of what the
+        function returns, by its names. Of a table (without a function: of cells x genes, float32) the columns are
+        (summary, column of the table), so that `found["lower"]` is a table too; `table()` has one row a value.
 
     Raises
     ------
@@ -178,18 +179,18 @@ def get_credible_intervals(
     one; the score of some genes in each cluster; the difference of a gene between two clusters:
 
     >>> cd3 = model.get_credible_intervals(gene_list=["CD3D", "CD3E"])
-    >>> cd3.lower, cd3.mean, cd3.upper
+    >>> cd3["lower"], cd3["mean"], cd3["upper"]                # each (cells, genes)
     >>> pair = ["CD8A", "CD4"]
-    >>> model.get_credible_intervals(lambda x: np.log2(x["CD8A"] / x["CD4"]), gene_list=pair).table()
-    >>> model.get_credible_intervals(lambda x: x["CD8A"] > x["CD4"], gene_list=pair).mean
+    >>> model.get_credible_intervals(lambda x: np.log2(x["CD8A"] / x["CD4"]), gene_list=pair)
+    >>> model.get_credible_intervals(lambda x: x["CD8A"] > x["CD4"], gene_list=pair)["mean"]
     >>> clusters = adata.obs["leiden"].to_numpy()
     >>> def score(x):
     ...     return np.log1p(1e4 * x).mean(axis=1).groupby(clusters).mean()
-    >>> model.get_credible_intervals(score, gene_list=module, over="population").table()
+    >>> model.get_credible_intervals(score, gene_list=module, over="population")
     >>> def difference(x):
     ...     means = x["LYZ"].groupby(clusters).mean()
     ...     return np.log2(means["monocytes"] / means["B cells"])
-    >>> model.get_credible_intervals(difference, gene_list=["LYZ"], over="population").lower
+    >>> model.get_credible_intervals(difference, gene_list=["LYZ"], over="population")["lower"].item()
     """
     from celbo.posterior.intervals import credible_intervals
 

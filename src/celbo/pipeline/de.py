@@ -61,7 +61,7 @@ class DifferentialConfig:
     sample_key: str | None = None
     """Column of obs with the sample (donor, mouse) of each cell: compares over samples instead of over cells."""
     batch_correction: bool = True
-    """Compare both groups under the same batches."""
+    """Compare within the batches that hold both groups; where none does, nothing is corrected and a warning says so."""
     calibrated: bool = True
     """Correct the posterior by the counts of the groups, so that the calls hold their rate; no is as published."""
     pseudocount: float | None = None
@@ -88,6 +88,14 @@ class DifferentialConfig:
             if getattr(self, second) is not None and getattr(self, first) is None:
                 value = repr(getattr(self, second))
                 raise OptionError(f"needs --{first} beside it", where=f"--{second}", value=value)
+        if self.groupby is not None and self.idx1 is not None:
+            fix = "Give --groupby with --group1 and --group2, or queries as --idx1 and --idx2."
+            raise OptionError("both say which cells to compare", where="--groupby and --idx1", fix=fix)
+        if self.groupby is None and self.group1 is not None:
+            fix = "Name the column: --groupby COLUMN. Cells of a query are compared with those of --idx2."
+            raise OptionError(
+                "goes with --groupby, not with --idx1", where="--group1", value=repr(self.group1), fix=fix
+            )
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,15 @@ class Compared:
         called = self.table[self.table["is_de"].to_numpy(bool)]
         pairs = self.table[["group1", "group2"]].drop_duplicates()
         many = f", {len(called):,} calls in {len(pairs)} comparisons" if len(pairs) > 1 else ""
-        return f"{called.index.nunique():,} of {self.table.index.nunique():,} genes{many}"
+        return f"{called.index.nunique():,} of {self.table.index.nunique():,} genes{many}{self._batches}"
+
+    @property
+    def _batches(self) -> str:
+        if not self.table["confounded"].any():
+            return ""
+        alone = self.table.loc[self.table["confounded"].to_numpy(bool), "group1"].nunique()
+        which = "" if alone == self.table["group1"].nunique() else f" for {alone} of the groups"
+        return f"; not corrected for batch{which}: the differences include those of the batches"
 
 
 def compare_groups(asked: Asked, config: DifferentialConfig) -> Compared:

@@ -193,8 +193,7 @@ def trained(job: Job[Any], given: AnnData | None) -> tuple[AnnData, Model[Any]]:
         _name_slots(job, adata)
         adata = _checked(job, adata)
         if isinstance(job.config, RunConfig):  # training alone writes no AnnData
-            for text in make_writable(adata):
-                job.warn(text)
+            _prepare_result(job, adata)
     with job.step("choosing genes"):
         adata = _select(job, adata)
         if isinstance(job.config, RunConfig) and adata.n_obs < _FEWEST_CELLS:
@@ -242,15 +241,20 @@ def _rounded(job: Job[Any], adata: AnnData) -> AnnData:
 
 
 def _name_slots(job: Job[Any], adata: AnnData) -> None:
-    """Find names for the slots of the result that nothing in the data has, and say which are not the usual ones."""
+    """Find names for the slots of the result that nothing in the data has."""
     config, keys = job.config, job.config.keys
     named = [key for key in asdict(keys).values() if isinstance(key, str)]
     named += [*keys.categorical_covariate_keys, *keys.continuous_covariate_keys]
     job.named = Slots.of(adata, model=config.model, kept=named)
-    renamed = job.named.renamed(config.model) if isinstance(config, RunConfig) else {}
-    if renamed:
+
+
+def _prepare_result(job: Job[Any], adata: AnnData) -> None:
+    """Make the data writable to the end of the run, and say which slots of it are not the usual ones."""
+    for text in make_writable(adata):
+        job.warn(text)
+    if renamed := job.slots.renamed(job.config.model):
         places = ", ".join(f"{ours} in place of {usual}" for usual, ours in renamed.items())
-        job.note(f"Slots that the data had before are as they were; the run wrote {places}.")
+        job.note(f"Slots that the data have stay as they are; the run writes {places}.")
 
 
 def _checked(job: Job[Any], adata: AnnData) -> AnnData:

@@ -131,7 +131,7 @@ def plot_lfc_intervals(
     genes: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the fold changes of genes with their credible intervals, the strongest evidence on top.
+    """Draw the fold changes of genes with their credible intervals, in the order of the table from the top.
 
     Parameters
     ----------

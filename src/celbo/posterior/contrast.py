@@ -1,7 +1,8 @@
 """Two sides of a comparison, each one or several groups of cells: the counts that speak of their fold change.
 
 Over cells, a stratum is a batch: within it the batch effect is common to both sides, whatever the model made of it.
-Where no batch holds both sides there is one stratum, and what is ascribed to the batch is the model's word.
+Where no batch holds both sides there is one stratum, and the model's word for what is due to the batch is taken or not,
+as `differential` decides.
 
 Over samples (donors, mice), the counts of a sample share what is particular to it. With X_u the effective counts of
 sample u on one side, f_u those that are fitted (side times stratum), and tau^2 the variance between samples,
@@ -25,7 +26,7 @@ from celbo.errors import InputError
 from celbo.posterior.shrinkage import Evidence, moderated
 from celbo.posterior.tallies import Tally, sums_by
 
-__all__ = ["Contrast", "contrast"]
+__all__ = ["Contrast", "comparable_within", "contrast"]
 
 Codes = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
@@ -176,16 +177,24 @@ class _Strata:
         return int(max(self.one.max(), self.two.max())) + 1
 
 
+def comparable_within(n1: Doubles, n2: Doubles) -> bool:
+    """Return whether two sides can be compared within batches, by their cells or samples in each; (batches,) each.
+
+    The precision within batches, sum n1 n2 / (n1 + n2), must be at least a tenth of that of the whole: one stray cell
+    in the other side's batch is no comparison.
+    """
+    within = (n1 * n2 / np.maximum(n1 + n2, _NONE)).sum()
+    return bool(within >= _LEAST_WITHIN * n1.sum() * n2.sum() / np.maximum(n1.sum() + n2.sum(), _NONE))
+
+
 def _strata(codes1: Codes, codes2: Codes, weights1: Doubles, weights2: Doubles) -> _Strata:
     """Return strata of equal codes.
 
-    A mean difference within strata has the precision sum n1 n2 / (n1 + n2) over them. Where that is below a tenth of
-    the precision of the whole, as with one stray cell in the other's batch, there is one stratum.
+    Where the sides cannot be compared within them (`comparable_within`), there is one stratum.
     """
     n = int(max(codes1.max(), codes2.max())) + 1
     n1, n2 = np.bincount(codes1, weights1, n), np.bincount(codes2, weights2, n)
-    within = (n1 * n2 / np.maximum(n1 + n2, _NONE)).sum()
-    if within < _LEAST_WITHIN * n1.sum() * n2.sum() / (n1.sum() + n2.sum()):
+    if not comparable_within(n1, n2):
         return _one_stratum(len(codes1), len(codes2), shared=False)
     place = np.full(n, -1)
     both = (n1 > 0) & (n2 > 0)
@@ -278,7 +287,8 @@ def _between_samples(
         raise InputError(
             "leave no degree of freedom",
             where="the samples of the two groups within their batches",
-            fix="Give more samples, or compare without batch correction.",
+            fix="Give more samples, or batch_correction=False.",
+            flag="Give more samples, or --no-batch-correction.",
         )
     fitted = _fit(counts, exposure, side, stratum)
     variance = _relative_variance(fitted, stratum, paired)

@@ -31,14 +31,14 @@ from sklearn.mixture import GaussianMixture
 from celbo.data.cells import CellData
 from celbo.data.groups import Comparison, Groups
 from celbo.errors import CelboWarning, InputError, OptionError, listed
-from celbo.posterior.contrast import Contrast, contrast
+from celbo.posterior.contrast import Contrast, comparable_within, contrast
 from celbo.posterior.density import densest_cells
 from celbo.posterior.markers import aurocs, marker_score
 from celbo.posterior.pairs import Pairs, compare_pairs, default_pseudocount, log_odds
 from celbo.posterior.population import gene_slices, raw_statistics
 from celbo.posterior.shrinkage import FoldChanges, OnGrid, TestMode, expected_fdr
 from celbo.posterior.stream import Network, check_batches, check_positive
-from celbo.posterior.tallies import Units, tally
+from celbo.posterior.tallies import Tally, Units, tally
 from celbo.training.device import check_seed
 
 __all__ = ["Question", "default_delta", "differential_expression"]
@@ -102,7 +102,7 @@ class Question:
         if over_samples and not self.corrected:
             raise OptionError(
                 "compares over samples only in the calibrated comparison of changes", where="sample_key",
-                fix="Leave out mode and calibrated.",
+                fix="Leave out mode and calibrated.", flag="Leave out --mode and --no-calibrated.",
             )  # fmt: skip
 
     @property
@@ -151,10 +151,12 @@ def differential_expression(
         kept = [densest_cells(network, data, cells, question.densest, seed=question.seed) for cells in groups.cells]
         groups = groups.kept(kept)
     batches = _batches(data, question)
+    confounded = _confounded(data, groups, samples)
     if question.corrected:
-        found = _corrected(network, data, groups, question, batches=batches, samples=samples)
+        found = _corrected(network, data, groups, question, batches=batches, samples=samples, confounded=confounded)
     else:
-        found = _pairs(network, data, groups, question, batches)
+        found = _pairs(network, data, groups, question, batches=batches, confounded=confounded)
+    _warn_of_batches(groups.comparisons, found, question)
     return pd.concat(
         [
             _table(data, question, comparison, one, _raw_columns(comparison, raw, sizes) | {"auroc": auroc})
@@ -173,8 +175,8 @@ class _Found:
     delta: float
     pseudocount: float
     higher: Doubles | None = None
-    overlap: bool = True
-    """Whether the sides were compared within batches or samples that hold both."""
+    confounded: bool = False
+    """Whether no batch holds enough cells of both sides: what differs between their batches differs between them."""
 
     @classmethod
     def joined(cls, parts: Sequence[_Found]) -> _Found:
@@ -207,10 +209,14 @@ def _corrected(
     *,
     batches: list[int] | None,
     samples: Codes | None,
+    confounded: Sequence[bool],
 ) -> list[_Found]:
     if data.counts.values.dtype.kind == "f":
-        fix = "Use calibrated=False: pairs of decoded cells need no counts."
-        raise InputError("are not counts, which the calibrated comparison needs", where="the data", fix=fix)
+        raise InputError(
+            "are not counts, which the calibrated comparison needs", where="the data",
+            fix="Use calibrated=False: pairs of decoded cells need no counts.",
+            flag="Use --no-calibrated: pairs of decoded cells need no counts.",
+        )  # fmt: skip
     if samples is not None:
         _require_samples(groups, samples)
     units = Units.of(data, groups.cells, samples=samples, at_most=question.n_samples, seed=question.seed)
@@ -218,17 +224,16 @@ def _corrected(
         raise InputError(
             "have no two cells of one group and batch" + ("" if samples is None else " and sample"),
             where=f"the groups {listed(groups.names)}",
-            fix="How much cells of a group vary cannot be told from one. Give larger groups, or more n_samples.",
+            fix="How much the cells of a group vary cannot be told from one. Give larger groups, or more n_samples.",
+            flag="How much the cells of a group vary cannot be told from one. Give larger groups, or more --n-samples.",
         )
-    asked = _Asked(network, data, groups, units, question, batches, samples is not None)
+    asked = _Asked(network, data, groups, units, question, batches, samples is not None, confounded)
     slices = gene_slices(data.n_genes, _ARRAYS * len(units.group))
     deltas = None if question.delta is None else [float(question.delta)] * len(groups.comparisons)
     if deltas is None and len(slices) > 1:  # one threshold for all genes needs their fold changes first
         found = asked.found(slices, [_SMALLEST_DELTA] * len(groups.comparisons))
         deltas = [default_delta(one.changes.mean) for one in found]
     found = asked.found(slices, deltas)
-    if batches is not None:
-        _warn_of_batches(groups.comparisons, found)
     _warn_of_composition(groups.comparisons, found)
     return found
 
@@ -244,6 +249,7 @@ class _Asked:
     question: Question
     batches: list[int] | None
     over_samples: bool
+    confounded: Sequence[bool]
 
     def found(self, slices: Sequence[slice], deltas: Sequence[float] | None) -> list[_Found]:
         """Make each comparison, of one slice of the genes after the other; without thresholds each takes its own.
@@ -260,15 +266,48 @@ class _Asked:
         )  # fmt: skip
 
         def one(number: int) -> _Found:
-            c = self.groups.comparisons[number]
-            by_batch, over_samples = self.batches is not None, self.over_samples
-            made = contrast(counted, c.groups1, c.groups2, by_batch=by_batch, over_samples=over_samples)
+            made, confounded = self._contrast(counted, number)
             if not np.isfinite(made.scale1 + made.scale2).all():
                 _refuse_no_mean(self.data, genes, made)
-            return _posterior(made, self.question, None if deltas is None else deltas[number])
+            found = _posterior(made, self.question, None if deltas is None else deltas[number])
+            return replace(found, confounded=confounded)
 
         with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:  # compiled loops without the GIL
             return list(pool.map(one, range(len(self.groups.comparisons))))
+
+    def _contrast(self, counted: Tally, number: int) -> tuple[Contrast, bool]:
+        """Compare within batches, or, where none holds both sides, without a correction that nothing supports.
+
+        With batches to decode under the model's word is asked for, and is taken.
+        """
+        c, confounded = self.groups.comparisons[number], self.confounded[number]
+
+        def made(counted: Tally, by_batch: bool) -> Contrast:
+            return contrast(counted, c.groups1, c.groups2, by_batch=by_batch, over_samples=self.over_samples)
+
+        if self.batches is not None and (self.question.transform_batch is not None or not confounded):
+            found = made(counted, True)
+            if found.overlap or self.question.transform_batch is not None:
+                return found, confounded
+            confounded = True
+        return made(counted.uncorrected, False), confounded
+
+
+def _confounded(data: CellData, groups: Groups, samples: Codes | None) -> list[bool]:
+    """Return for each comparison whether no batch holds enough cells, or samples, of both sides."""
+    n_batches = data.schema.n_batches
+    if n_batches == 1:
+        return [False] * len(groups.comparisons)
+
+    def of_batches(side: Sequence[int]) -> Doubles:
+        cells = np.concatenate([groups.cells[i] for i in side])
+        if samples is None:
+            return np.bincount(data.batch[cells], minlength=n_batches).astype(np.float64)
+        known = cells[samples[cells] >= 0]
+        distinct = np.unique(np.stack([data.batch[known], samples[known]]), axis=1)
+        return np.bincount(distinct[0], minlength=n_batches).astype(np.float64)
+
+    return [not comparable_within(of_batches(c.groups1), of_batches(c.groups2)) for c in groups.comparisons]
 
 
 def _require_samples(groups: Groups, samples: Codes) -> None:
@@ -287,8 +326,11 @@ def _require_samples(groups: Groups, samples: Codes) -> None:
     for c in groups.comparisons:
         for name, side in ((c.name1, c.groups1), (c.name2, c.groups2)):
             if len(np.unique(np.concatenate([known[i] for i in side]))) < 2:
-                fix = "A comparison over samples needs at least two in each group: leave it out, or give no sample_key."
-                raise InputError("is of one sample only", where=f"group {name!r}", fix=fix)
+                need = "A comparison over samples needs at least two in each group: leave this group out, or give no "
+                raise InputError(
+                    "is of one sample only", where=f"group {name!r}", fix=f"{need}sample_key.",
+                    flag=f"{need}--sample-key.",
+                )  # fmt: skip
 
 
 def _refuse_no_mean(data: CellData, genes: slice, found: Contrast) -> None:
@@ -298,19 +340,36 @@ def _refuse_no_mean(data: CellData, genes: slice, found: Contrast) -> None:
         where="the model",
         value=listed(names.tolist(), limit=3),
         fix="Train one with another likelihood (nb), or use calibrated=False.",
+        flag="Train one with --likelihood nb, or use --no-calibrated.",
     )
 
 
-def _warn_of_batches(comparisons: Sequence[Comparison], found: Sequence[_Found]) -> None:
+def _warn_of_batches(comparisons: Sequence[Comparison], found: Sequence[_Found], question: Question) -> None:
     """Warn of groups that no batch holds enough cells of both of."""
-    alone = [f"{c.name1} and {c.name2}" for c, one in zip(comparisons, found, strict=True) if not one.overlap]
-    if alone:
-        text = (
-            f"No batch holds enough cells (or samples) of both: {listed(alone)}. What is compared is what the model "
-            "does not ascribe to the batch. If the batch is the question (treated and control), train without "
-            "batch_key; with batch_correction=False a batch effect is a finding."
+    alone = [f"{c.name1} and {c.name2}" for c, one in zip(comparisons, found, strict=True) if one.confounded]
+    if not alone or not question.batch_correction:  # who asked for no correction knows
+        return
+    nothing = f"No batch holds enough cells (or samples) of both {listed(alone)}, so "
+    if question.transform_batch is None:
+        nothing += (
+            "they were compared without batch correction: the difference includes that of their batches, of which the "
+            "data cannot say how much it is."
         )
-        warnings.warn(CelboWarning(text), stacklevel=5)
+    else:
+        nothing += (
+            "what is compared is what the model does not ascribe to the batch, and it may have ascribed all of it."
+        )
+    ways = "A condition that you compare is not a batch: train {}."
+    warnings.warn(
+        CelboWarning(
+            nothing,
+            fix=ways.format("without batch_key, or with a column whose batches hold both, such as the donor"),
+            flag=ways.format(
+                "again with celbo run and no --batch-key, or one whose batches hold both, such as the donor"
+            ),
+        ),
+        stacklevel=4,
+    )
 
 
 def _warn_of_composition(comparisons: Sequence[Comparison], found: Sequence[_Found]) -> None:
@@ -338,29 +397,45 @@ def _posterior(one: Contrast, question: Question, delta: float | None) -> _Found
         return posterior.fold_changes(delta=delta, pseudocount=pseudocount, level=level, test_mode=test_mode)
 
     delta = default_delta(asked(_SMALLEST_DELTA).mean) if delta is None else delta
-    return _Found(asked(delta), one.scale1, one.scale2, delta, pseudocount, overlap=one.overlap)
+    return _Found(asked(delta), one.scale1, one.scale2, delta, pseudocount)
 
 
 def _pairs(
-    network: Network, data: CellData, groups: Groups, question: Question, batches: list[int] | None
+    network: Network,
+    data: CellData,
+    groups: Groups,
+    question: Question,
+    *,
+    batches: list[int] | None,
+    confounded: Sequence[bool],
 ) -> list[_Found]:
     everyone = np.concatenate(groups.cells)
     pseudocount = default_pseudocount(data, everyone) if question.pseudocount is None else float(question.pseudocount)
 
-    def asked(delta: float) -> list[Pairs]:
-        return compare_pairs(
-            network, data, groups,
+    def made(comparisons: Sequence[Comparison], batches: list[int] | None, delta: float) -> dict[Comparison, Pairs]:
+        found = compare_pairs(
+            network, data, replace(groups, comparisons=tuple(comparisons)),
             n_samples=question.n_samples, batches=batches, delta=delta, pseudocount=pseudocount,
             level=question.credible_level, test_mode=question.test_mode,
             importance_weighting=question.importance_weighting, seed=question.seed,
         )  # fmt: skip
+        return dict(zip(comparisons, found, strict=True))
+
+    def asked(delta: float) -> list[Pairs]:
+        # the model's word for a batch is taken where a batch holds both sides, or where it is asked for
+        taken = [batches is not None and (question.transform_batch is not None or not c) for c in confounded]
+        found: dict[Comparison, Pairs] = {}
+        for corrected in (True, False):
+            some = [c for c, mine in zip(groups.comparisons, taken, strict=True) if mine is corrected]
+            found |= made(some, batches if corrected else None, delta) if some else {}
+        return [found[c] for c in groups.comparisons]
 
     delta = question.delta
     if delta is None:
         delta = float(np.mean([default_delta(pairs.changes.mean) for pairs in asked(_SMALLEST_DELTA)]))
     return [
-        _Found(pairs.changes, pairs.scale1, pairs.scale2, float(delta), pseudocount, pairs.higher)
-        for pairs in asked(float(delta))
+        _Found(pairs.changes, pairs.scale1, pairs.scale2, float(delta), pseudocount, pairs.higher, confounded=alone)
+        for pairs, alone in zip(asked(float(delta)), confounded, strict=True)
     ]
 
 
@@ -423,6 +498,7 @@ def _table(
             "delta": found.delta,
             "pseudocount": found.pseudocount,
         }
+    columns["confounded"] = found.confounded
     table = pd.DataFrame(columns, index=pd.Index(data.schema.genes, name="gene"))
     strength = np.abs(evidence) if question.mode == "vanilla" else evidence
     weakness = -strength if question.mode == "vanilla" else changes.not_p  # the same, but for sums that round

@@ -7,8 +7,7 @@ not in the intervals.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NoReturn
 
@@ -35,37 +34,60 @@ _RESULTS = 1 << 27
 _SUMMARIES = ("mean", "sd", "median", "lower", "upper")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CredibleIntervals:
-    """The posterior of a quantity, summarised: each summary has the shape and the labels of the quantity itself.
+class CredibleIntervals(pd.DataFrame):
+    """The posterior of a quantity, summarised: a DataFrame with the columns mean, sd, median, lower and upper.
 
-    A DataFrame, a Series, an array or a number, as the function returned it; for the expression itself a DataFrame
-    (cells, genes).
+    One row a value of the quantity, by its name: a cell, a gene, a group. Of a quantity that is a table itself (the
+    expression: cells x genes) the columns are (summary, column of the table), so that `found["lower"]` is a table like
+    the quantity. `mean` of a function that says True or False is the probability; `lower` and `upper` bound the central
+    interval, with as much probability below as above. What is computed from it is a plain DataFrame.
+
+    Columns that are also methods of a DataFrame (mean, median) are had as `found["mean"]`.
     """
 
-    mean: Any
-    """Posterior mean; of a function that says True or False, the probability."""
-    sd: Any
-    """Posterior standard deviation."""
-    median: Any
-    lower: Any
-    """Lower bound of the central interval: as much probability below it as above `upper`."""
-    upper: Any
-    level: float
-    """Probability that the quantity is between the bounds."""
-    n_samples: int
-    """Draws behind it."""
+    @property
+    def _constructor(self) -> Any:
+        return pd.DataFrame
+
+    @property
+    def level(self) -> float:
+        """Probability that the quantity is between the bounds; also `attrs["level"]`."""
+        return float(self.attrs["level"])
+
+    @property
+    def n_samples(self) -> int:
+        """Draws behind it; also `attrs["n_samples"]`."""
+        return int(self.attrs["n_samples"])
 
     def table(self) -> pd.DataFrame:
-        """Return the five summaries as columns, one row a value; rows of a DataFrame's values are (row, column)."""
-        columns = {name: getattr(self, name) for name in _SUMMARIES}
-        if isinstance(self.mean, pd.DataFrame):
-            return pd.DataFrame({name: frame.stack() for name, frame in columns.items()})
-        if isinstance(self.mean, pd.Series):
-            return pd.DataFrame(columns)
-        shape = np.shape(self.mean)
-        rows = None if len(shape) < 2 else pd.MultiIndex.from_product([range(n) for n in shape])
-        return pd.DataFrame({name: np.ravel(value) for name, value in columns.items()}, index=rows)
+        """Return the five summaries as columns, one row a value; rows of a table's values are (row, column)."""
+        plain = pd.DataFrame(self)
+        if plain.columns.nlevels == 1:
+            return plain
+        long = {name: plain[name].stack() for name in _SUMMARIES}
+        return pd.DataFrame(long)
+
+    @classmethod
+    def of(cls, summaries: Sequence[Any], *, level: float, n_samples: int) -> CredibleIntervals:
+        """Put the summaries side by side: numbers, arrays, Series or DataFrames of one shape."""
+        first = _as_frame(summaries[0])
+        if isinstance(first, pd.Series):
+            found = cls({name: _as_frame(values) for name, values in zip(_SUMMARIES, summaries, strict=True)})
+        else:
+            found = cls(pd.concat([_as_frame(values) for values in summaries], axis=1, keys=_SUMMARIES))
+        found.attrs.update(level=level, n_samples=n_samples)
+        return found
+
+
+def _as_frame(values: Any) -> Any:
+    """Return a summary as a Series or a DataFrame; of an array by positions, all axes but the last in the rows."""
+    if isinstance(values, pd.Series | pd.DataFrame):
+        return values
+    array = np.asarray(values)
+    if array.ndim < 2:
+        return pd.Series(np.atleast_1d(array))
+    rows = pd.MultiIndex.from_product([range(n) for n in array.shape[:-1]]) if array.ndim > 2 else None
+    return pd.DataFrame(array.reshape(-1, array.shape[-1]), index=rows)
 
 
 def credible_intervals(
@@ -113,7 +135,7 @@ def credible_intervals(
 
     Returns
     -------
-    Mean, standard deviation, median and the bounds of the central interval, in the shape that the function gives.
+    Mean, standard deviation, median and the bounds of the central interval, by the names that the function gives.
 
     Raises
     ------
@@ -228,8 +250,7 @@ class _Calls:
         return self._answer([labelled(values) for values in summaries], n_samples)
 
     def _answer(self, summaries: list[Any], n_samples: int) -> CredibleIntervals:
-        by_name = dict(zip(_SUMMARIES, summaries, strict=True))
-        return CredibleIntervals(**by_name, level=self.level, n_samples=n_samples)
+        return CredibleIntervals.of(summaries, level=self.level, n_samples=n_samples)
 
     def _returned(self, values: Floats, names: Any) -> Any:
         frame = pd.DataFrame(values, index=names, columns=self.genes)

@@ -81,8 +81,8 @@ class Evidence:
         """Return the evidence with at most so many strata: of more, those of about the same ratio are put together.
 
         Strata whose sides would be seen in the same ratio add up exactly. Each gene's are put in the order of that
-        ratio and cut into parts of equal information, whose ratio keeps the slope of the likelihood at the common
-        estimate. So the time of a comparison does not grow with the number of its batches.
+        ratio and cut into parts of equal information, which keep the slope of the likelihood and its curvature at the
+        common estimate. So the time of a comparison does not grow with the number of its batches.
         """
         if len(self.counts1) <= most:
             return self
@@ -105,7 +105,9 @@ class Evidence:
         rise, fall = summed((x1 + x2) * chance), summed((x1 + x2) * (1 - chance))
         ratio = np.divide(rise, fall, out=np.zeros(rise.shape), where=(rise > _TINY) & (fall > _TINY))
         e1 = np.where(ratio > 0, e2 * ratio / np.exp(_centre(self)), e1)
-        return Evidence(summed(x1), summed(x2), e1, e2, self.df)
+        bound = rise * fall / np.maximum(rise + fall, _TINY)  # what they would tell if their ratios were all the same
+        told = np.divide(summed(information), bound, out=np.ones(bound.shape), where=bound > _TINY)
+        return Evidence(told * summed(x1), told * summed(x2), told * e1, told * e2, self.df)
 
     @property
     def shared(self) -> npt.NDArray[np.bool_]:

@@ -18,7 +18,7 @@ is `spread`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -139,12 +139,19 @@ class Tally:
     """Mean share of a unit under the batches asked for, over that under its own batch; (units, genes)."""
     share: Doubles
     """Mean share of the cells of a group under the batches asked for, decoded; (groups, genes)."""
+    own_share: Doubles
+    """The same under each cell's own batch; (groups, genes)."""
     spread: Doubles
     """Variance of the weighted counts over that of Poisson counts; (groups, genes)."""
     df: Doubles
     """Degrees of freedom of the spread; (groups, genes)."""
     common_df: Doubles
     """Degrees of freedom of the dispersion, which all groups have in common; (genes,)."""
+
+    @property
+    def uncorrected(self) -> Tally:
+        """The same counts, with every cell as of its own batch."""
+        return replace(self, reference=np.ones_like(self.reference), share=self.own_share)
 
 
 @dataclass(frozen=True)
@@ -210,9 +217,13 @@ def tally(
         if batches is not None:
             reference = _ratio(network, data, units, list(batches), genes=genes, seed=seed)
     spread, df, common_df = _spread(units, counts, squares, inverse_theta=inverse_theta, rate=rate, sizes=sizes)
-    share = sums_by(own * reference * units.n_cells[:, None], units.group, n_groups)
-    share /= sums_by(units.n_cells[:, None], units.group, n_groups)
-    return Tally(units, counts, expected / np.maximum(own, _NONE), reference, share, spread, df, common_df)
+    share, own_share = (
+        sums_by(own * factor * units.n_cells[:, None], units.group, n_groups)
+        / sums_by(units.n_cells[:, None], units.group, n_groups)
+        for factor in (reference, 1.0)
+    )
+    exposure = expected / np.maximum(own, _NONE)
+    return Tally(units, counts, exposure, reference, share, own_share, spread, df, common_df)
 
 
 _NONE = 1e-30

@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 
 from celbo import plots
-from celbo.plots.compared import REST, called, comparisons_of, evidence, expression_of, one_comparison, top_genes
+from celbo.plots.compared import (
+    REST,
+    called,
+    comparisons_of,
+    expression_of,
+    one_comparison,
+    ranked_genes,
+    top_genes,
+)
 from celbo.plots.style import new_axes
 from celbo.report.figures import inline_svg
 from celbo.report.markup import card, facts, missing, name, section, text
@@ -66,10 +74,26 @@ def headline(page: DifferentialPage) -> str:
     target += " in each of them" if target and len(pairs) > 1 else ""
     told = f"Of {n:,} genes, <b>{found:,}</b> {rule} {among}{target}"
     if len(pairs) > 1:
-        return f"{told}."
+        return f"{told}.{_batches(page)}"
     calls, first = called(table), _titled(page, pairs[0][0])
     higher, lower = int((calls > 0).sum()), int((calls < 0).sum())
-    return f"{told}: {higher:,} {'is' if higher == 1 else 'are'} higher in {name(first)}, {lower:,} lower."
+    return (
+        f"{told}: {higher:,} {'is' if higher == 1 else 'are'} higher in {name(first)}, {lower:,} lower.{_batches(page)}"
+    )
+
+
+def _batches(page: DifferentialPage) -> str:
+    """Return what the finding says of batches that are the groups, as markup."""
+    table = page.table
+    if "confounded" not in table or not table["confounded"].any():
+        return ""
+    alone = comparisons_of(table[table["confounded"].to_numpy(bool)])
+    if len(alone) == len(comparisons_of(table)):
+        return " <b>No batch holds both groups, so this includes the difference of their batches.</b>"
+    return (
+        f" <b>For {', '.join(name(_titled(page, first)) for first, _ in alone[:8])} no batch holds both groups: "
+        "what is told of these includes the difference of the batches.</b>"
+    )
 
 
 def _rule(page: DifferentialPage, found: int) -> str:
@@ -172,14 +196,13 @@ def _figures(page: DifferentialPage, pairs: list[tuple[str, str]], level: str) -
     """Yield volcano, MA and intervals of each comparison."""
     table = page.table
     for i, pair in enumerate(pairs[:MAX_DRAWN]):
-        rows = one_comparison(table, pair)
-        rows = rows.iloc[np.argsort(-evidence(rows), kind="stable")]
+        rows = ranked_genes(one_comparison(table, pair), higher=None)
         between = f"{pair[0]} against {_other(pair[1])}"
         drawn = (
             (plots.plot_volcano(rows, ax=new_axes(350, 320)), "volcano", "Evidence <small>against fold change</small>"),
             (plots.plot_ma(rows, ax=new_axes(350, 320)), "ma", "Fold change <small>against expression</small>"),
             (plots.plot_lfc_intervals(rows, 15, ax=new_axes(350, 320)), "intervals",
-             f"Strongest evidence <small>{level} credible intervals</small>"),
+             f"Top genes <small>{level} credible intervals</small>"),
         )  # fmt: skip
         cards = "".join(
             card(title, inline_svg(ax, f"{kind}-{i}", f"{kind}: {between}"), kind="chart") for ax, kind, title in drawn
