@@ -33,7 +33,7 @@ def _parse(command: str) -> None:
     name, *argv = shlex.split(command)
     assert name == "celbo"
     model = asked_model(argv) if argv[0] in ("run", "train") else "scvi"
-    app = cli.app if model == "scvi" else cli.make_app(model)
+    app = cli.make_app(model)
     app.parse_args(argv, exit_on_error=False, print_error=False)
 
 

@@ -48,7 +48,7 @@ def test_every_option_is_passed_on(asked: list[dict[str, object]], capsys: pytes
     given = {name: value for name, value in asked[0].items() if name != "command"}
     assert given == {
         "data": ["a.h5ad"], "config": config, "layer": "counts", "batch_key": "b", "labels_key": "l",
-        "out": Path("out"), "resume": True, "force": False,
+        "out": Path("out"), "resume": True, "force": False, "orientation": "auto", "round_counts": False,
     }  # fmt: skip
     assert str(Path("out") / "compare.html") in capsys.readouterr().out
 

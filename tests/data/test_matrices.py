@@ -184,7 +184,7 @@ def test_the_only_file_of_counts_in_a_folder_is_read(tmp_path: Path) -> None:
 def test_a_folder_of_several_files_names_them(tmp_path: Path) -> None:
     write_h5ad(tmp_path).rename(tmp_path / "one.h5ad")
     write_h5ad(tmp_path).rename(tmp_path / "two.h5ad")
-    with pytest.raises(ReadError, match=r"Pass the ones to read; several become batches: '.*one.h5ad', '.*two.h5ad'"):
+    with pytest.raises(ReadError, match=r"Pass the ones to read; several become batches: 'one.h5ad', 'two.h5ad'"):
         read(tmp_path)
 
 

@@ -93,7 +93,7 @@ def _fix(folder: Path) -> str:
     files = [*_hdf5_in(folder), *(path for path in sorted(folder.glob("*.zarr")))]
     if not files:
         files = [path for end in ("csv", "tsv", "csv.gz", "tsv.gz") for path in sorted(folder.glob(f"*.{end}"))]
-    found = [str(path) for path in dict.fromkeys([*files, *below])]
+    found = [str(path.relative_to(folder)) for path in dict.fromkeys([*files, *below])]
     if found:
         return f"Pass the ones to read; several become batches: {listed(found, limit=5)}."
     return "Pass a file, or the folder with matrix.mtx[.gz], features.tsv[.gz] and barcodes.tsv[.gz] in it."

@@ -23,10 +23,10 @@ def compiled(*, parallel: bool = False, flags: frozenset[str] = frozenset()) -> 
     vector lanes; never in a function whose rounding is planned. Where no folder can be written (celbo.caches looks for
     one), each process compiles anew.
     """
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", *flags}, "parallel": parallel}
+    settings = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", *flags}, "parallel": parallel}
 
     def decorate(function: F) -> F:
-        made: F = numba.njit(**options)(function)
+        made: F = numba.njit(**settings)(function)
         with suppress(RuntimeError, OSError, AttributeError):  # no folder can be written; NUMBA_DISABLE_JIT
             made.enable_caching()  # type: ignore[attr-defined]
         return made
