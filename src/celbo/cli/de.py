@@ -11,10 +11,7 @@ from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, logged, table
 from celbo.data.schema import Orientation
-from celbo.pipeline.ask import Asked
-from celbo.pipeline.de import DifferentialConfig, compare_groups, differential_page
-from celbo.report.differential import write_differential_page
-from celbo.results import refuse_inputs, table_path, write_frame
+from celbo.pipeline.options import DifferentialConfig
 
 __all__ = ["de"]
 
@@ -57,6 +54,11 @@ def de(
         See `LogOptions`.
     """
     options.require_groups()
+    from celbo.pipeline.ask import Asked
+    from celbo.pipeline.de import compare_groups, differential_page
+    from celbo.report.differential import write_differential_page
+    from celbo.results import refuse_inputs, table_path, write_frame
+
     table_path(out)
     for path in (out, report):
         if path is not None:

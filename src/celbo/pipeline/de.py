@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,9 @@ import pandas as pd
 from celbo import results
 from celbo.data.obs import column_of
 from celbo.data.symbols import with_symbols
-from celbo.errors import CelboWarning, OptionError
+from celbo.errors import CelboWarning
 from celbo.pipeline.ask import Asked
+from celbo.pipeline.options import DifferentialConfig
 from celbo.pipeline.pages import NAMES
 from celbo.pipeline.steps import DOUBLE_DIPPING
 from celbo.report.differential import DifferentialPage
@@ -36,66 +37,6 @@ _UNCORRECTED = (
     "the model alone, and the false discovery rate is not held."
 )
 _VANILLA = "A Bayes factor beyond 3 is the published rule. It bounds no error rate: large groups differ in many genes."
-
-
-@dataclass(frozen=True, kw_only=True)
-class DifferentialConfig:
-    """What is compared, and how."""
-
-    groupby: str | None = None
-    """Column of obs with the groups; alone, each group is compared with all others."""
-    group1: str | None = None
-    """The group of interest."""
-    group2: str | None = None
-    """The group to compare it with; by default all others."""
-    idx1: str | None = None
-    """Cells of interest as a query on the columns of obs, such as "batch == 'a' and n_counts > 500"."""
-    idx2: str | None = None
-    """Cells to compare them with, as a query; by default all others."""
-    mode: Literal["change", "vanilla"] = "change"
-    """Probability of a change beyond delta, or P(rho_1 > rho_2) as in the first paper."""
-    delta: float | None = 0.25
-    """Smallest log2 fold change that counts as a difference; none chooses it from the data."""
-    fdr_target: float = 0.05
-    """Expected false discovery rate of the calls."""
-    sample_key: str | None = None
-    """Column of obs with the sample (donor, mouse) of each cell: compares over samples instead of over cells."""
-    batch_correction: bool = True
-    """Compare within the batches that hold both groups; where none does, nothing is corrected and a warning says so."""
-    calibrated: bool = True
-    """Correct the posterior by the counts of the groups, so that the calls hold their rate; no is as published."""
-    pseudocount: float | None = None
-    """Added to both expected shares in the fold change; by default chosen from the data."""
-    credible_level: float = 0.95
-    """Posterior probability of the credible intervals."""
-    n_samples: int = 5000
-    """Draws of cells of each group."""
-    seed: int = 0
-    """Seed of the draws."""
-
-    def require_groups(self) -> None:
-        """Refuse options that name no groups, before anything is read.
-
-        Raises
-        ------
-        OptionError
-            If neither a column nor a query is given, or a second group without a first.
-        """
-        if self.groupby is None and self.idx1 is None:
-            fix = "Give --groupby COLUMN, or --idx1 QUERY."
-            raise OptionError("names no groups", where="the comparison", fix=fix)
-        for first, second in (("group1", "group2"), ("idx1", "idx2")):
-            if getattr(self, second) is not None and getattr(self, first) is None:
-                value = repr(getattr(self, second))
-                raise OptionError(f"needs --{first} beside it", where=f"--{second}", value=value)
-        if self.groupby is not None and self.idx1 is not None:
-            fix = "Give --groupby with --group1 and --group2, or queries as --idx1 and --idx2."
-            raise OptionError("both say which cells to compare", where="--groupby and --idx1", fix=fix)
-        if self.groupby is None and self.group1 is not None:
-            fix = "Name the column: --groupby COLUMN. Cells of a query are compared with those of --idx2."
-            raise OptionError(
-                "goes with --groupby, not with --idx1", where="--group1", value=repr(self.group1), fix=fix
-            )
 
 
 @dataclass(frozen=True)
