@@ -25,7 +25,8 @@ def test_script_sees_a_line_at_each_tenth(n_epochs: int, seen: int, capsys: pyte
     told = capsys.readouterr().err.splitlines()
     assert len(told) == seen
     assert told[0].startswith(f"epoch 1/{n_epochs}: ELBO -101.25, held out -102.50")
-    assert told[-1].startswith(f"epoch {n_epochs}/{n_epochs}") and told[-1].endswith("00:00 left")
+    assert told[-1].startswith(f"epoch {n_epochs}/{n_epochs}")
+    assert told[-1].endswith("00:00 left") or n_epochs == 1  # one epoch is over before its speed is known
 
 
 def test_script_with_a_log_sees_the_lines_there(

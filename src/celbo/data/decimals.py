@@ -107,7 +107,7 @@ def rounded_logarithms(matrix: Matrix, largest: float) -> bool:
     largest
         The largest of them.
     """
-    rows = _some_cells(matrix) if 3 <= largest < _MOST_LOGARITHM else []
+    rows = _some_cells(matrix, 100) if 3 <= largest < _MOST_LOGARITHM else []
     if not rows:
         return False
     n = np.bincount(np.concatenate(rows).astype(np.int64), minlength=4).astype(float)
@@ -250,9 +250,11 @@ _BAD = {"nan": "missing", "inf": "infinite", "negative": "negative", "large": "t
 def _some_cells(matrix: Matrix, n: int = 200) -> Rows:
     """Return the positive values of up to `n` cells spread over the matrix, of those that have two or more."""
     chosen = np.unique(np.linspace(0, matrix.shape[0] - 1, min(n, matrix.shape[0])).astype(np.int64))
-    some: Any = matrix[chosen]
-    dense = np.asarray(some.toarray() if hasattr(some, "toarray") else some, np.float64)
-    rows = [row[np.isfinite(row) & (row > 0)] for row in dense]
+    rows = []
+    for at in chosen:  # one by one: all of them dense would be the largest array of a check
+        some: Any = matrix[[at]]
+        row = np.asarray(some.toarray() if hasattr(some, "toarray") else some, np.float64).ravel()
+        rows.append(row[np.isfinite(row) & (row > 0)])
     return [row for row in rows if row.size >= 2]
 
 

@@ -126,7 +126,8 @@ def _check_numbers(genes: Names, cells: Names, var: pd.DataFrame) -> Iterable[Fi
         flag = "Write the file again with the names of the genes" + (f" (its column {column!r}?)." if column else ".")
         value, what = _share(numbers, genes), "holds numbers in place of gene names"
         # counted from 0 they are AnnData's own, of an array without names: nothing was lost on the way
-        says = note if list(genes) == [str(at) for at in range(genes.size)] else warning
+        usual = column is None and list(genes) == [str(at) for at in range(genes.size)]
+        says = note if usual else warning
         yield says(SchemaError, what, where="adata.var_names", value=value, fix=fix + call, flag=fix + flag)
     elif genes.size >= 10 and _those(genes, _PLACEHOLDER.fullmatch).size >= 0.9 * genes.size:
         fix = "Nothing needs to be done, but lists of marker genes will name no gene that a reader knows."

@@ -128,7 +128,10 @@ class _Tally:
         self.detected.reshape(-1)[flat] = True
 
     def _add_sums(self, first: int, sums: NDArray[np.float64], part: _Block | _Run) -> None:
-        by_gene = np.bincount(part.genes, weights=part.values, minlength=self.gene_totals.size)
+        by_gene, size = np.zeros_like(self.gene_totals), max(self.gene_totals.size, 1 << 14)
+        for at in range(0, part.genes.size, size):  # in pieces, since bincount makes wide copies
+            piece = slice(at, at + size)
+            by_gene += np.bincount(part.genes[piece], weights=part.values[piece], minlength=by_gene.size)
         with self.lock:
             self.totals[first : first + sums.size] += sums
             self.gene_totals += by_gene

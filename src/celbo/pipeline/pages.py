@@ -297,6 +297,11 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
             lambda: DotPlot.from_counts(counts, genes, groups, top_markers(found.markers)),
             lost="marker genes are in the table alone",
         )
+    expression = job.attempt(
+        "The genes on the map",
+        lambda: Expression.from_counts(counts, genes, _map_genes(found), map_cells(adata.n_obs)),
+        lost="the map cannot be coloured by genes",
+    )
     note = "" if found.markers.empty else DOUBLE_DIPPING + used * (found.n_used < adata.n_vars)
     return ReportData(
         title=_title(config),
@@ -305,7 +310,6 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
         n_cells=adata.n_obs,
         n_genes=adata.n_vars,
         n_genes_used=found.n_used,
-        warnings=tuple(job.warnings),
         notes=tuple(job.notes),
         library=np.asarray(counts.sum(1), np.float64).ravel(),
         detected=np.diff(counts.indptr).astype(np.float64),
@@ -331,11 +335,8 @@ def report_data(found: Found, job: Job[RunConfig], command: str) -> ReportData:
         gene_names=other_names(adata.var),
         markers_note=note,
         cell_names=adata.obs_names.astype(str).tolist(),
-        expression=job.attempt(
-            "The genes on the map",
-            lambda: Expression.from_counts(counts, genes, _map_genes(found), map_cells(adata.n_obs)),
-            lost="the map cannot be coloured by genes",
-        ),
+        expression=expression,
+        warnings=tuple(job.warnings),  # of the parts above, too
         dots=dots,
         command=command,
         seed=config.seed,
