@@ -193,7 +193,8 @@ def _strata(codes1: Codes, codes2: Codes, weights1: Doubles, weights2: Doubles) 
     Where the sides cannot be compared within them (`comparable_within`), there is one stratum.
     """
     n = int(max(codes1.max(), codes2.max())) + 1
-    n1, n2 = np.bincount(codes1, weights1, n), np.bincount(codes2, weights2, n)
+    n1: Doubles = np.bincount(codes1, weights1, n).astype(np.float64)
+    n2: Doubles = np.bincount(codes2, weights2, n).astype(np.float64)
     if not comparable_within(n1, n2):
         return _one_stratum(len(codes1), len(codes2), shared=False)
     place = np.full(n, -1)
