@@ -62,6 +62,7 @@ def inline_svg(ax: Axes, name: str, label: str) -> str:
         drawn = drawn.replace(tone, f"var(--{variable})")
     tones = _heat_tones()
     drawn = re.sub(r"#[0-9a-f]{6}\b", lambda found: tones.get(found[0], found[0]), drawn)
+    drawn = re.sub(r"(\.\d\d)\d+", r"\1", drawn)  # a hundredth of a point is not seen, and halves a plot of dots
     return re.sub(r"\s*\n\s*", "\n", drawn)
 
 

@@ -21,7 +21,7 @@ MAX_CELLS = 20_000
 """Cells that the map shows; more are a random subset."""
 MAX_GENES = 300
 """Genes that the map can be coloured by."""
-GENE_BYTES = 3_000_000
+GENE_BYTES = 2_500_000
 """Characters that these genes may take in the page; those that come last are left out."""
 NAME_BYTES = 800_000
 """Characters that the names of the cells may take in the page; beyond that the map does without."""

@@ -33,7 +33,7 @@ _KINDS = {
     "biology": "Cell types: apart is good",
     "structure": "Structure: how much stays as it was",
 }
-MAX_GROUPS, MAX_PARTS = 60, 24
+MAX_GROUPS, MAX_PARTS = 60, 60
 """Clusters in a figure, and colours of a bar; the smallest beyond them are one, "other"."""
 MAX_DOTS = 120
 """Genes of the dot plot."""

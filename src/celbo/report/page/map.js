@@ -89,14 +89,14 @@
     const at = Math.min(Math.max(share, 0), 1) * (stops.length - 1), i = Math.min(Math.floor(at), stops.length - 2);
     return "rgb(" + stops[i].map((c, k) => Math.round(c + (at - i) * (stops[i + 1][k] - c))).join(",") + ")";
   }
-  function colourOf(i) {
+  function colourOf(i, tones) {
     if (view.kind === "amount") {
       if (liftedGroup && lifted >= 0 && liftedGroup.codes[i] !== lifted) return ghost;
-      return view.gene && view.values[i] === 0 ? ghost : heat((view.bins[i] + 0.5) / BINS);
+      return view.gene && view.values[i] === 0 ? ghost : tones[view.bins[i]];
     }
     const code = view.codes[i];
     if (lifted >= 0 ? code !== lifted : code < 0 || off.has(code)) return ghost;
-    return view.colours[code];
+    return tones[code];
   }
   function seen(i) { return view.kind === "amount" || (view.codes[i] >= 0 && !off.has(view.codes[i])); }
 
@@ -142,15 +142,16 @@
     pen.fill();
     return canvas;
   }
-  function points(map) {
+  function points(map, colours) {
     const pen = map.canvas.getContext("2d"), ratio = window.devicePixelRatio || 1, r = radius(map), sprites = new Map();
     pen.clearRect(0, 0, map.width, map.height);
+    const at = data.spaces[map.space].places, size = map.scale * map.zoom, left = map.width / 2 - map.x * size, top = map.height / 2 + map.y * size;
     for (const layer of [true, false]) {  // grey cells lie below all others
       pen.globalAlpha = layer ? 0.75 : data.n < 5000 ? 0.9 : 0.75;
       for (const i of view.order) {
-        const colour = colourOf(i);
+        const colour = colours[i];
         if ((colour === ghost) !== layer) continue;
-        const [x, y] = pixel(map, i);
+        const x = left + at[2 * i] * size, y = top - at[2 * i + 1] * size;
         if (x < -9 || y < -9 || x > map.width + 9 || y > map.height + 9) continue;
         if (!sprites.has(colour)) sprites.set(colour, sprite(colour, r, ratio));
         const dot = sprites.get(colour), side = dot.width / ratio;
@@ -215,7 +216,8 @@
     return false;
   }
   function placed(map, pen) {
-    const at = map.anchors, under = crowd(map), taken = [], out = [], size = map.scale * map.zoom;
+    const at = map.anchors, under = crowd(map), taken = [], out = [], size = map.scale * map.zoom, dot = radius(map) - 1;
+    const reach = 30 + 0.3 * Math.min(map.width, map.height);
     const codes = Object.keys(at).map(Number).filter((c) => view.known[c] && !off.has(c)).sort((a, b) => view.sizes[b] - view.sizes[a]);
     for (const code of codes) {
       const x = map.width / 2 + (at[code][0] - map.x) * size, y = map.height / 2 - (at[code][1] - map.y) * size;
@@ -224,14 +226,14 @@
       let best = null;
       for (let ring = 0; ring < 24; ring++) {
         const far = ring * 11;
-        if (best && far > best.cost) break;
+        if (far > reach || (best && far > best.cost)) break;
         for (let turn = 0; turn < (ring ? 20 : 1); turn++) {
           const angle = (turn / 20) * 2 * Math.PI, cx = x + far * Math.cos(angle) * 1.25, cy = y + far * Math.sin(angle);
           if (cx - w < 3 || cx + w > map.width - 3 || cy - h < 30 || cy + h > map.height - 3) continue;
           if (taken.some((t) => Math.abs(t.x - cx) < t.w + w + 2 && Math.abs(t.y - cy) < t.h + h)) continue;
           const crossed = taken.some((t) => crosses(cx, cy, x, y, t) || crosses(t.x, t.y, t.fromX, t.fromY, { x: cx, y: cy, w, h }));
           if (crossed) continue;
-          const cost = far + 60 * Math.min(under(cx - w, cy - h, cx + w, cy + h), 12);
+          const cost = far + 60 * Math.min(under(cx - w, cy - h - dot, cx + w, cy + h + dot), 12);
           if (!best || cost < best.cost) best = { x: cx, y: cy, w, h, cost, word, code, fromX: x, fromY: y };
         }
       }
@@ -273,7 +275,9 @@
     if (asked) cancelAnimationFrame(asked);
     asked = requestAnimationFrame(function () {
       asked = 0;
-      for (const map of [main, ...small]) if (map === main || !moving) points(map);
+      const tones = view.kind === "amount" ? Array.from({ length: BINS }, (_, b) => heat((b + 0.5) / BINS)) : view.colours;
+      const colours = Array.from({ length: data.n }, (_, i) => colourOf(i, tones));
+      for (const map of [main, ...small]) if (map === main || !moving) points(map, colours);
       main.anchors = view.kind === "group" && !moving ? anchors(main) : main.anchors;
       names(main, moving);
       ring(-1);
@@ -485,7 +489,7 @@
     view.values.forEach((v, i) => { if (clusters.codes[i] >= 0) held[clusters.codes[i]].push(v); });
     const level = held.map((v) => (v.length === 0 ? 0 : view.gene ? v.reduce((a, b) => a + b, 0) / v.length : quantile(v, 0.5)));
     const share = held.map((v) => v.filter((x) => x > 0).length / Math.max(v.length, 1));
-    const top = Math.max(...level, 1e-9), list = make("div", "entries bars");
+    const top = Math.max(...level, 1e-9), list = make("div", "entries levels");
     list.append(...level.map((_, i) => i).filter((i) => held[i].length).sort((a, b) => level[b] - level[a]).map(function (code) {
       const bar = make("span", "bar-cell"), fill = make("i");
       fill.style.width = (100 * level[code]) / top + "%";
