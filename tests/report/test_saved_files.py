@@ -14,14 +14,16 @@ import pytest
 NODE = shutil.which("node")
 PAGE = """
 const vm = require("node:vm"), fs = require("node:fs");
-const { table, markers, script } = JSON.parse(fs.readFileSync(0, "utf8"));
+const { table, markers, script, heads } = JSON.parse(fs.readFileSync(0, "utf8"));
 const blobs = [], handlers = [];
 const cell = (text, span) => ({ dataset: {}, tagName: "TD", colSpan: span || 1, firstElementChild: null, children: [],
   childNodes: [{ nodeName: "#text", textContent: text }] });
-const element = () => ({ style: {}, dataset: {}, append() {}, remove() {}, click() {}, getContext: () => ({}),
+const element = () => ({ style: {}, dataset: {}, classList: { contains: () => false },
+  append() {}, remove() {}, click() {}, getContext: () => ({}),
   querySelector: () => null, closest: () => null, addEventListener(kind, act) { handlers.push(act); } });
 const card = Object.assign(element(), { querySelector: (s) => (s.includes("save") ? element() : null) });
 const drawn = { id: markers ? "markers" : "", closest: () => card,
+  tHead: { rows: { length: heads } },
   rows: (table || []).map((row) => ({ cells: row.length === 1 ? [cell(row[0], 4)] : row.map((v) => cell(v)) })) };
 const document = { title: "p", body: element(), styleSheets: [{ cssRules: [] }], createElement: element,
   addEventListener() {},
@@ -39,7 +41,7 @@ def saved(**given) -> list[list[str]]:
     if NODE is None:
         pytest.skip("needs node")
     script = (files("celbo.report") / "page" / "save.js").read_text()
-    told = json.dumps({"table": None, "markers": None, "script": script, **given})
+    told = json.dumps({"table": None, "markers": None, "script": script, "heads": 1, **given})
     done = subprocess.run([NODE, "-e", PAGE], input=told, capture_output=True, text=True, check=True)
     text = json.loads(done.stdout)[0]
     assert text.startswith("\ufeff")
@@ -53,6 +55,12 @@ def test_a_table_is_saved_with_numbers_that_programs_read():
         ["Part one", 'a, "b"', "1234", "-0.5"],
         ["Part one", "c", "", "95%"],
     ]
+
+
+def test_two_rows_of_headings_are_one_and_footnotes_are_gaps():
+    table = [["", "Speed", ""], ["Method", "Sec\u00adonds", "MiB"], ["A", "1.5", "\u2013 b"], ["B", "2", "3"]]
+    found = saved(table=table, heads=2)
+    assert found == [["Method", "Speed: Seconds", "Speed: MiB"], ["A", "1.5", ""], ["B", "2", "3"]]
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+cmd|'/C calc'!A0", "-2+3", "@SUM(A1)", "\t=1"])

@@ -175,7 +175,7 @@ def training(data: ReportData) -> str:
         "training",
         "Training",
         see="What training maximises (the ELBO, where the model has one), for training cells and for held-out cells.",
-        look="Both curves flat at the end and close together, no jumps. A falling validation curve is overfitting.",
+        look="Both curves flat at the end and close together, no jumps. A falling validation curve means overfitting.",
         body=body,
     )
 

@@ -125,7 +125,8 @@ def _doublets(table: pd.DataFrame, batch: Categories | None) -> str:
     return (
         f'<p class="note">Above a doublet score of {DOUBLET:g}, a cut that is often used: {high.sum():,} of '
         f"{scored.sum():,} cells ({_percent(high.sum() / max(scored.sum(), 1))}){most}. Two cells of one type in a "
-        "droplet are not found. The scores are in tables/cells.csv; celbo leaves no cell out for them.</p>"
+        "droplet are not found. The scores are in tables/cells.csv and in result.h5ad; celbo leaves no cell out for "
+        "them.</p>"
     )
 
 
@@ -159,7 +160,7 @@ def _thresholds(table: pd.DataFrame, batch: Categories | None) -> str:
         lines += [_line(rule, threshold, values, batch) for threshold in chosen]
         if not chosen:
             lines.append(f'<tr>{_option(rule.option)}<td colspan="3">no usual threshold matters</td></tr>')
-    worst = "<th>least kept</th>" if batch is not None else ""
+    worst = "<th>least kept in</th>" if batch is not None else ""
     head = f'<tr><th>option</th><th class="value">keeps</th><th class="value">cells left out</th>{worst}</tr>'
     rows = f'<table class="thresholds"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
     alone = f'<h3>What thresholds would keep <small>each alone</small></h3><div class="scroll">{rows}</div>'
@@ -178,7 +179,7 @@ def _line(rule: _Filter, threshold: float, values: NDArray[np.float64], batch: C
         sizes = np.maximum(batch.sizes, 1)
         shares = np.bincount(batch.codes[kept & (batch.codes >= 0)], minlength=len(sizes)) / sizes
         at = int(np.argmin(shares))
-        cells = f"<td>{name(batch.names[at], 30)} {_percent(float(shares[at]))}</td>"
+        cells = f"<td>{_percent(float(shares[at]))} <small>{name(batch.names[at], 30)}</small></td>"
     return (
         f'<tr>{_option(f"{rule.option} {threshold:g}")}<td class="value">{_percent(float(kept.mean()))}</td>'
         f'<td class="value">{(~kept).sum():,}</td>{cells}</tr>'

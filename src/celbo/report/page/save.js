@@ -14,12 +14,13 @@
     return plain || "celbo";
   }
   function textOf(title) { return Array.from(title.childNodes).filter((n) => n.nodeName !== "SMALL").map((n) => n.textContent).join(" ").trim(); }
+  function titleOf(card) { return card.querySelector(":scope > figcaption, :scope > h3, :scope > div > h3"); }
   function nameOf(card, kind) {
-    const part = card.closest("section"), title = card.querySelector("figcaption, h3") || (part && part.querySelector("h2"));
-    const words = title ? textOf(title) : "";
-    const group = card.closest(".compared");
+    const part = card.closest("section"), before = card.previousElementSibling, group = card.closest(".compared");
+    const title = titleOf(card) || (before && before.matches("h3") ? before : part && part.querySelector("h2"));
     const which = group && group.dataset.group && group.dataset.group !== "*" ? " " + group.dataset.group : "";
-    return stem(document.title).slice(0, 40) + "_" + stem(words + which) + "." + kind;
+    const again = card.classList.contains("variants") ? " drawn again" : "";
+    return stem(document.title).slice(0, 40) + "_" + stem((title ? textOf(title) : "") + again + which) + "." + kind;
   }
   function give(blob, name) {
     const link = document.createElement("a");
@@ -51,8 +52,8 @@
   // ----------------------------------------------------------------------------------------------------------- tables
 
   function plain(words) {
-    const text = words.replace(/\s+/g, " ").trim();
-    if (text === "\u2013") return "";
+    const text = words.replace(/\u00ad/g, "").replace(/\s+/g, " ").trim();
+    if (/^\u2013( [a-z])?$/.test(text)) return "";  // none, or none for the reason of a footnote
     const number = text.replace(/\u2212/g, "-");
     return /^-?\d{1,3}(,\d{3})+(\.\d+)?$/.test(number) ? number.replace(/,/g, "") : /^-?[\d.]+(%|e-?\d+)?$/.test(number) ? number : text;
   }
@@ -67,7 +68,8 @@
     if (cell.dataset.value !== undefined) return cell.dataset.value;
     const first = cell.firstElementChild;  // a name with its meaning below
     if (cell.tagName === "TD" && first && first.tagName === "B" && cell.children.length > 1) return plain(first.textContent);
-    const parts = Array.from(cell.childNodes).filter((n) => n.nodeName !== "svg").map((n) => n.textContent.trim()).filter(Boolean);
+    const left = cell.tagName === "TH" ? ["svg", "SMALL"] : ["svg"];
+    const parts = Array.from(cell.childNodes).filter((n) => !left.includes(n.nodeName)).map((n) => n.textContent.trim()).filter(Boolean);
     return plain(parts.join(" "));
   }
   function rowsOf(table) {
@@ -85,6 +87,12 @@
       const wide = [];
       for (const cell of line.cells) wide.push(cellText(cell), ...Array(cell.colSpan - 1).fill(""));
       found.push([part, ...wide]);
+    }
+    const heads = table.tHead ? table.tHead.rows.length : 1;
+    if (heads === 2 && found.length > 1) {  // groups of columns above their names: one heading
+      const [groups, names] = found.splice(0, 2);
+      let group = "";
+      found.unshift(names.map(function (name, i) { group = groups[i] || group; return i > 1 && group ? group + ": " + name : name; }));
     }
     const used = new Set();  // columns that hold drawings alone are left out
     found.slice(1).forEach((line) => line.forEach((value, i) => { if (value !== "") used.add(i); }));
@@ -127,15 +135,17 @@
   function widthOf(words, size) { pen.font = size + "px " + FONT; return pen.measureText(words).width; }
 
   function entries(card) {  // what the legend says: colours with names, and colour scales
-    const out = [];
-    card.querySelectorAll(".legend > span").forEach(function (item) {
+    const out = [], part = card.closest("section"), own = card.querySelector(".legend");
+    const keys = own || !part || !card.querySelector("svg.map") ? [] : Array.from(part.querySelectorAll(".map-key"))
+      .filter((key) => key.compareDocumentPosition(card) & Node.DOCUMENT_POSITION_FOLLOWING);
+    (keys.length ? keys[keys.length - 1] : card).querySelectorAll(".legend > span, span.none").forEach(function (item) {
       const dot = item.querySelector("i");
       out.push({ colour: dot ? getComputedStyle(dot).backgroundColor : null, words: item.textContent.trim() });
     });
     card.querySelectorAll(".ramp").forEach(function (ramp) {
       ramp.childNodes.forEach(function (node) {
         if (node.nodeName === "I") {
-          const stops = getComputedStyle(node).backgroundImage.match(/rgba?\([^)]*\)/g);
+          const stops = toned(node.getAttribute("style") || "").match(/#[0-9a-f]{6}/gi);
           if (stops) out.push({ stops });
         } else if (node.nodeName === "svg") {
           out.push({ dot: Number(node.getAttribute("width")) });
@@ -170,9 +180,11 @@
   function figure(card) {  // title, pictures side by side with what stands below them, legend
     const svgs = Array.from(card.querySelectorAll("svg.plot, svg.map")), gap = 16;
     const found = svgs.map(picture), narrow = Math.min(...found.map((f) => f.wide)) < 200;
-    const title = card.querySelector("figcaption"), more = title ? title.querySelector("small") : null;
+    const title = titleOf(card), more = title ? title.querySelector("small") : null;
     const small = more ? more.textContent.trim() : "", words = title ? textOf(title) : "";
-    const wide = Math.max(found.reduce((sum, f) => sum + f.wide + gap, gap), narrow ? 0 : 260);
+    const line = (widths) => widths.reduce((sum, w) => sum + w + gap, gap);
+    const perRow = Math.max(1, Math.floor(1400 / (Math.max(...found.map((f) => f.wide)) + gap)));
+    const wide = Math.max(line(found.slice(0, perRow).map((f) => f.wide)), narrow ? 0 : 260);
     space = svgs[0].namespaceURI;
     const whole = element("svg", {});
     const ground = element("rect", { width: "100%", height: "100%", fill: WHITE });
@@ -186,6 +198,7 @@
     }
     let x = gap, low = top;
     found.forEach(function (f, i) {
+      if (i && i % perRow === 0) { x = gap; top = low + 8; }
       for (const [key, value] of Object.entries({ x, y: top, width: f.wide, height: f.high })) f.copy.setAttribute(key, value);
       whole.append(f.copy);
       const under = svgs.length > 1 ? svgs[i].parentElement.querySelector("p, figcaption") : null;
