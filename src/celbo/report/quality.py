@@ -57,7 +57,7 @@ _VIOLINS = (
     ("n_genes_by_counts", "Genes per cell", "genes with a count", True, 1.0),
     ("pct_counts_mt", "Mitochondrial share", "percent of the counts", False, 3.0),
     ("pct_counts_ribo", "Ribosomal share", "percent of the counts", False, 3.0),
-    ("doublet_score", "Doublet score <small>scrublet, within each batch</small>", "doublet score", False, 20.0),
+    ("doublet_score", "Doublet score <small>scrublet</small>", "doublet score", False, 20.0),
 )
 
 
