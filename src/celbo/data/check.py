@@ -28,7 +28,7 @@ from celbo.data.columns import (
 )
 from celbo.data.decimals import Look, counts_rounded, look_at, rounded_logarithms
 from celbo.data.findings import CheckResult, Finding, error, note, warning
-from celbo.data.matrix import count_matrix_of, matrix_name
+from celbo.data.matrix import count_matrix_of, layer_names, matrix_name
 from celbo.data.names import check_names, genomes_of
 from celbo.data.panels import check_panels
 from celbo.data.scan import KINDS, BadValues, Kind, Matrix, Scan, is_sparse, scan_matrix
@@ -374,7 +374,7 @@ def _check_species(matrix: Matrix, genes: NDArray[np.object_], where: str) -> It
 
 def _layers_with_counts(adata: AnnData, checked: str | None) -> tuple[str, ...]:
     """Return the other matrices that hold counts, as `layer=` takes them, "X" for None."""
-    names = [*map(str, adata.layers), *(["raw"] if adata.raw is not None and "raw" not in adata.layers else [])]
+    names = [*map(str, layer_names(adata)), *(["raw"] if adata.raw is not None and "raw" not in adata.layers else [])]
     candidates: list[str | None] = [*names, *([None] if checked is not None else [])]
     return tuple(name or "X" for name in candidates if name != checked and _holds_counts(adata, name))
 

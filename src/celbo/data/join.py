@@ -104,7 +104,7 @@ def _left_out(parts: list[AnnData], adata: AnnData) -> list[str]:
     lost = {
         slot: [
             name
-            for name in dict.fromkeys(str(name) for part in parts for name in getattr(part, slot))
+            for name in dict.fromkeys(str(name) for part in parts for name in getattr(part, slot) if name is not None)
             if name not in getattr(adata, slot) and name != "celbo_read"
         ]
         for slot in ("layers", "obsm", "obsp", "var", "varm", "varp", "uns")

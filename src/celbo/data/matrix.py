@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from celbo.data.scan import Matrix, is_sparse
 from celbo.errors import CountsError, OptionError, ReadError, SchemaError, listed, nearest
 
-__all__ = ["count_matrix_of", "matrix_name"]
+__all__ = ["count_matrix_of", "layer_names", "matrix_name"]
 
 
 def count_matrix_of(adata: AnnData, layer: str | None) -> tuple[Matrix, NDArray[np.object_]]:
@@ -63,8 +63,13 @@ def matrix_name(adata: AnnData, layer: str | None) -> str:
     return "adata.raw" if layer == "raw" and layer not in adata.layers else f"layer {layer!r}"
 
 
+def layer_names(adata: AnnData) -> list[str]:
+    """Return the names of the layers, without that of `X`, which anndata from 0.13 on keeps among them: None."""
+    return [name for name in adata.layers if name is not None]
+
+
 def _other_layers(adata: AnnData, wanted: str) -> str:
-    names = [*map(str, adata.layers), *(["raw"] if adata.raw is not None else [])]
+    names = [*map(str, layer_names(adata)), *(["raw"] if adata.raw is not None else [])]
     if not names:
         return "There are no layers." if wanted else "There are no layers either."
     return nearest(wanted, names) if wanted else f"Pass layer= with one of {listed(names)}."

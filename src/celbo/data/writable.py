@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, MutableMapping
+from functools import cache
 from typing import Any
 
 import h5py
@@ -178,6 +179,8 @@ def _kind(column: pd.Series[Any]) -> str:
 def _entries(entries: MutableMapping[Any, Any], place: str, notes: list[str]) -> None:
     """Give the entries of a mapping names and values that can be written, and take out those that have none."""
     for given in list(entries):
+        if given is None and place == "layers" and _x_is_a_layer():
+            continue
         value, where = entries[given], f"{place}[{given!r}]"
         name = str(given).replace("/", "_")
         if name in {"", "."} or "\0" in name:
@@ -192,6 +195,12 @@ def _entries(entries: MutableMapping[Any, Any], place: str, notes: list[str]) ->
             del entries[given]
         if kept is not None and (name != given or kept is not value):
             entries[name] = kept
+
+
+@cache
+def _x_is_a_layer() -> bool:
+    """Whether anndata keeps `X` as `layers[None]`, as it does from 0.13 on."""
+    return None in AnnData(np.ones((1, 1), np.float32)).layers
 
 
 def _value(value: Any, place: str, notes: list[str]) -> Any:

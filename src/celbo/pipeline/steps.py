@@ -21,6 +21,7 @@ from celbo.data.check import check, count_matrix_of
 from celbo.data.datasets import pbmc, pbmc_two_runs, simulate
 from celbo.data.decimals import with_rounded_layer
 from celbo.data.genes import filter_cells, select_genes
+from celbo.data.matrix import layer_names
 from celbo.data.read import read
 from celbo.data.schema import DataKeys
 from celbo.data.writable import make_writable
@@ -223,7 +224,7 @@ def _with_raw(job: Job[Any], adata: AnnData) -> AnnData:
     job.raw_is_x = True
     full = adata.raw.to_adata()
     full.var_names = full.var_names.astype(str)
-    lost = ["X", *(f"layers[{name!r}]" for name in adata.layers), *(f"var[{name!r}]" for name in adata.var)]
+    lost = ["X", *(f"layers[{name!r}]" for name in layer_names(adata)), *(f"var[{name!r}]" for name in adata.var)]
     job.note(
         f"The genes and counts are those of raw; the result is without these slots of the file: {', '.join(lost)}."
     )
