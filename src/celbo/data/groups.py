@@ -227,7 +227,7 @@ def _queried(adata: HasObs | None, n_cells: int, query: str, where: str) -> Posi
     except Exception as error:  # pandas raises whatever the query makes it raise
         raise _no_query(adata, where, query, error) from None
     if mask.dtype != bool or mask.shape != (n_cells,):
-        fix = 'Compare a column with a value: "cell_type == \'B\'", "n_genes > 500".'
+        fix = 'Compare a column with a value (== compares): "cell_type == \'B\'", "n_genes > 500".'
         raise OptionError("is not true or false for each cell", where=_asked(where, query), fix=fix)
     return np.flatnonzero(mask)
 
