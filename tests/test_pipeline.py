@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import subprocess
@@ -100,6 +101,13 @@ def test_the_main_job_of_many_cells(
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_is_there(finished: RunResult, name: str) -> None:
     assert (finished.folder / name).stat().st_size > 0
+
+
+def test_the_report_tells_the_notes_of_the_check(finished: RunResult, file_of_cells: Path) -> None:
+    notes = celbo.check(file_of_cells, batch_key="batch", labels_key="cell_type").notes
+    report = html.unescape((finished.folder / "report.html").read_text())
+    assert any("nothing needs to be done" in note.fix for note in notes)
+    assert all(note.what in report for note in notes)
 
 
 def test_nothing_else_is_left_behind(finished: RunResult) -> None:

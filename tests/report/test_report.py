@@ -338,3 +338,5 @@ def test_a_cluster_is_named_by_number_majority_label_and_top_genes():
     assert named[0].share == pytest.approx(0.9)
     assert named[1].share == pytest.approx(0.4)
     assert [str(n) for n in cluster_names(clusters)] == ["0", "1", "2"]
+    many = Categories.of("kind", np.array([f"kind {i % 5}" for i in range(30)]))
+    assert [n.label for n in cluster_names(clusters, many)] == ["mixed"] * 3, "two fifths are no name for a cluster"

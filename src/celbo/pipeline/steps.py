@@ -278,6 +278,8 @@ def _checked(job: Job[Any], adata: AnnData) -> AnnData:
     found = check(adata, **asdict(job.keys), require_counts=requires_counts(config.network))
     for finding in found.warnings:
         job.warn(finding.message)
+    for finding in found.notes:
+        job.note(finding.message)
     found.raise_if_bad()
     return adata
 

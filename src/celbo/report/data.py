@@ -102,7 +102,8 @@ class ClusterName:
     number: str
     """Its name in the results, such as "3"."""
     label: str = ""
-    """The majority label, the two largest as "A / B" where none has half of the labelled cells; "" without labels."""
+    """The majority label, the two largest as "A / B" where only both have half of the labelled cells, else "mixed";
+    "" without labels."""
     share: float = float("nan")
     """Share of the cluster's labelled cells that have the largest label."""
     genes: tuple[str, ...] = ()
@@ -172,6 +173,8 @@ def _majority(counts: NDArray[np.int64], labels: Categories | None) -> tuple[str
     order = np.argsort(-counts, kind="stable")
     share = float(counts[order[0]]) / total
     most = order[: 1 if share >= 0.5 else 2]
+    if counts[most].sum() < 0.5 * total:
+        return "mixed", share
     return " / ".join(labels.names[i] for i in most), share
 
 
