@@ -9,7 +9,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from celbo.cli.options import LogOptions, Switch, logged
-from celbo.data.check import check as check_data
 from celbo.data.schema import DataKeys, Orientation
 from celbo.errors import OptionError
 
@@ -40,6 +39,8 @@ def check(
         Print one JSON object, for programs to read: ok, n_cells, n_genes, batches, labels, findings, settings,
         command, forecast, ...
     """
+    from celbo.data.check import check as check_data
+
     if not data:
         raise OptionError("are missing", where="the data", fix="Name at least one file of counts.")
     with logged(LogOptions(quiet=True)):
