@@ -23,7 +23,7 @@ __all__ = ["main", "make_app"]
 
 DONE, OTHER, USAGE, BAD_INPUT, TRAINING_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
-COMMANDS = (
+_COMMANDS = (
     ("demo", "run:demo", "Run the main job on data that come with celbo."),
     ("run", "run:run", "Run the main job: from a file of counts to clusters, markers and a report."),
     ("check", "check:check", "Tell what is in a file, whether it is counts, what is wrong, and which keys to use."),
@@ -67,7 +67,7 @@ def make_app(model: str | None = None, *, short: bool = False) -> App:
         default_parameter=Parameter(negative_iterable=()),
         help_epilogue=EXIT_CODES,
     )
-    for name, where, text in COMMANDS:
+    for name, where, text in _COMMANDS:
         if name not in _TRAINING:
             made.command(f"celbo.cli.{where}", name=name, help=text)
             continue
