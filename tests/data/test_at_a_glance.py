@@ -129,10 +129,24 @@ def test_barcodes_without_a_count_are_empty_droplets_too() -> None:
         (["Hashtag1", "Hashtag2"], "holds antibodies among the genes"),
         (["sgRNA_KRAS_1", "non-targeting_3"], "holds guide RNAs among the genes"),
         (["ERCC-00002", "ERCC-00003"], "holds spike-ins among the genes"),
+        (["__no_feature", "__ambiguous"], "holds sums or reads without a gene among the genes"),
+        (["N_unmapped"], "holds sums or reads without a gene among the genes"),
+        (["Total"], "holds sums or reads without a gene among the genes"),
     ],
 )
 def test_names_that_are_none_of_genes(names: list[str], what: str) -> None:
     assert named(with_genes(names)) == {what}
+
+
+def test_a_line_of_totals_is_no_gene_and_no_cell() -> None:
+    counts = np.asarray(counts_of())
+    with_gene = np.column_stack([counts, counts.sum(1)])
+    assert "holds a gene that is the sum of all others" in named(check(cells_of(with_gene)))
+    with_cell = cells_of(np.vstack([counts, counts.sum(0)]))
+    assert "holds a cell that is the sum of all others" in named(check(with_cell))
+    with_gene[0, -1] += 1
+    with_gene[1, -1] -= 1
+    assert not any("sum of all others" in what for what in named(check(cells_of(with_gene))))
 
 
 def test_cells_in_quotes_and_cells_with_numbers_for_names() -> None:

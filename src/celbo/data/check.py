@@ -33,7 +33,7 @@ from celbo.data.names import check_names, genomes_of
 from celbo.data.panels import check_panels
 from celbo.data.scan import KINDS, BadValues, Kind, Matrix, Scan, is_sparse, scan_matrix
 from celbo.data.schema import DataKeys, Orientation
-from celbo.data.totals import check_totals, empty_droplets
+from celbo.data.totals import check_sums, check_totals, empty_droplets
 from celbo.errors import CelboError, CelboWarning, CountsError, OptionError, ReadError, SchemaError, listed
 
 __all__ = ["CheckResult", "Finding", "check", "count_matrix_of", "require"]
@@ -266,6 +266,7 @@ def _check_matrix(
         findings.append(_rounded_logs(scan, where, others))
     if require_counts and not bad:
         findings += [*check_totals(scan.totals, where, keys.layer), *_check_species(matrix, genes, where)]
+        findings += check_sums(matrix, scan, genes, adata.obs_names.to_numpy(object), where)
     findings += [
         *_check_cells(adata, keys, scan, where),
         *_check_genes(genes, scan, None if scan.bad else groups, where),

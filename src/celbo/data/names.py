@@ -34,6 +34,13 @@ _ANTIBODY = re.compile(
 )
 _GUIDE = re.compile(r"(sgRNA|gRNA|sg|crispr|CRISPR)[_-].+|sg[A-Z0-9]{3,}.*|(?i:(non|safe)[_-]?target(ing)?)[_-].*")
 _SPIKE_IN = re.compile(r"ERCC-\d{5}")
+_SUMMARY = re.compile(
+    r"__(no_feature|ambiguous|too_low_aQual|not_aligned|alignment_not_unique)"
+    r"|N_(unmapped|multimapping|noFeature|ambiguous)|Unassigned_\w+"
+    r"|(?i:(grand[ _.]?)?totals?|sum|n_?counts?|n_?genes|n(Count|Feature)_RNA|library[ _.]?size)"
+    r"|(?i:total[ _.](counts|reads|umis?))"
+)
+"""Rows that HTSeq, STAR and featureCounts, spreadsheets and Seurat write beside the genes."""
 _TYPE_COLUMNS = ("feature_types", "feature_type", "modality")
 _GENE_TYPES = {"gene expression", "gene", "genes", "rna", "gex", "mrna", "expression", "nan", ""}
 _ENSEMBL = re.compile(r"(?:.*_)?(ENS[A-Z]*?)G\d{6,}")
@@ -172,6 +179,13 @@ def _check_kinds(genes: Names, var: pd.DataFrame) -> Iterable[Finding]:
         found = _those(genes, pattern.fullmatch)
         if found.size >= min(2, genes.size):
             yield _not_genes(what, found, genes)
+    summaries = _those(genes, _SUMMARY.fullmatch)
+    if summaries.size:
+        fix = "They would be trained on as genes are, and change the total of every cell. "
+        call = f"Leave them out: adata = adata[:, ~adata.var_names.isin({summaries[:8].tolist()})].copy()."
+        flag = "Take them out of the file, or name the genes to train on in --genes."
+        what, value = "holds sums or reads without a gene among the genes", _share(summaries, genes)
+        yield warning(SchemaError, what, where="adata.var_names", value=value, fix=fix + call, flag=fix + flag)
     spiked = _those(genes, _SPIKE_IN.fullmatch)
     if spiked.size:
         fix = "They count towards the total of a cell. If you do not want that, "

@@ -1,4 +1,4 @@
-"""What the totals of the cells tell: empty droplets among the cells, and cells brought to one total."""
+"""What totals tell: empty droplets among the cells, cells brought to one total, a sum among what it is the sum of."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celbo.data.findings import Finding, warning
+from celbo.data.scan import Matrix, Scan
 from celbo.errors import CountsError
 
-__all__ = ["Droplets", "check_totals", "empty_droplets"]
+__all__ = ["Droplets", "check_sums", "check_totals", "empty_droplets"]
 
+Names = NDArray[np.object_]
 _FLOOR, _LOW = 30, 100
 """A quarter and half of unfiltered barcodes have at most this many counts: what the soup leaves in an empty droplet."""
 _TIMES = 20
@@ -104,6 +106,40 @@ def check_totals(totals: NDArray[np.float64], where: str, layer: str | None) -> 
             fix=fix + "pass layer= with these, if there are any, or read them from their file.",
             flag=fix + "name their layer with --layer, if there is one, or give the file that holds them.",
         )
+
+
+def check_sums(matrix: Matrix, scan: Scan, genes: Names, cells: Names, where: str) -> Iterable[Finding]:
+    """Find a gene that is the sum of all others in every cell, and a cell that is that of all others in every gene.
+
+    Parameters
+    ----------
+    matrix, scan
+        Counts, (cells, genes), and what a look at all of them found.
+    genes, cells
+        Names; (genes,) and (cells,) str.
+    where
+        The matrix, as messages name it.
+    """
+    kinds = (("gene", genes, scan.gene_totals, scan.totals), ("cell", cells, scan.totals, scan.gene_totals))
+    for what, names, own, others in kinds:
+        at = int(own.argmax()) if own.size else 0
+        if own.size < 3 or not own[at] or 2 * own[at] != own.sum():
+            continue
+        line = matrix[:, [at]] if what == "gene" else matrix[[at]]
+        if (2 * np.asarray(line.sum(int(what == "gene")), np.float64).ravel() == others).all():
+            slot = "var" if what == "gene" else "obs"
+            name = str(names[at])
+            fix = f"It is the line of totals of a table, and no {what}. "
+            rows = f"adata.{slot}_names != {name!r}"
+            call = f"Leave it out: adata = adata[{':, ' * (what == 'gene')}{rows}].copy()."
+            yield warning(
+                CountsError,
+                f"holds a {what} that is the sum of all others",
+                where=where,
+                value=repr(name[:80]),
+                fix=fix + call,
+                flag=fix + "Take it out of the file.",
+            )
 
 
 def _unfiltered(droplets: Droplets, where: str, layer: str | None) -> Finding:
