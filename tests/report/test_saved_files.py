@@ -40,7 +40,8 @@ process.stdout.write(JSON.stringify(blobs));
 def saved(**given) -> list[list[str]]:
     if NODE is None:
         pytest.skip("needs node")
-    script = (files("celbo.report") / "page" / "save.js").read_text()
+    page = files("celbo.report") / "page"
+    script = (page / "files.js").read_text() + (page / "save.js").read_text()
     told = json.dumps({"table": None, "markers": None, "script": script, "heads": 1, **given})
     done = subprocess.run([NODE, "-e", PAGE], input=told, capture_output=True, text=True, check=True)
     text = json.loads(done.stdout)[0]

@@ -58,6 +58,6 @@ def report_html(data: ReportData) -> str:
     return whole_page(
         "template.html",
         styles=["style.css", "quality.css", "map.css", "markers.css", "save.css"],
-        scripts=["script.js", "quality.js", "markers.js", "index.js", "decode.js", "map.js", "save.js"],
+        scripts=["script.js", "quality.js", "markers.js", "index.js", "decode.js", "files.js", "map.js", "save.js"],
         parts=parts,
     )

@@ -95,7 +95,7 @@ def compare_html(page: ComparePage) -> str:
     return whole_page(
         "compare.html",
         styles=["style.css", "compare.css", "save.css"],
-        scripts=["compare.js", "index.js", "save.js"],
+        scripts=["compare.js", "index.js", "files.js", "save.js"],
         parts=parts,
     )
 

@@ -95,6 +95,6 @@ def differential_html(page: DifferentialPage) -> str:
     return whole_page(
         "differential.html",
         styles=["style.css", "differential.css", "save.css"],
-        scripts=["script.js", "differential.js", "index.js", "save.js"],
+        scripts=["script.js", "differential.js", "index.js", "files.js", "save.js"],
         parts=parts,
     )

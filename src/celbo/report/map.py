@@ -76,7 +76,8 @@ _APP = """<div class="card" id="cell-map" hidden>
 <canvas class="over"></canvas>
 <p class="map-title"></p><div class="zoom"><button type="button" data-zoom="in" aria-label="Zoom in">+</button>
 <button type="button" data-zoom="out" aria-label="Zoom out">\u2212</button>
-<button type="button" data-zoom="all">Reset</button><button type="button" data-zoom="save">PNG</button></div>
+<button type="button" data-zoom="all">Reset</button><button type="button" data-zoom="svg">SVG</button>
+<button type="button" data-zoom="png">PNG</button></div>
 <div class="tip" hidden></div></div>
 <div class="map-side"><div class="map-legend"></div><div class="map-small"></div></div></div></div>"""
 

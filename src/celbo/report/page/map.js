@@ -16,7 +16,7 @@
   data.genes.forEach((gene) => { for (const name of [gene.id, gene.name]) if (name) genes.set(name.toLowerCase(), gene); });
   const clusters = groups.get("cluster") || groups.get("label");
   const order = shuffled(data.n);
-  const BINS = 64;
+  const BINS = 64, NAMES = "600 12.5px ";
 
   function make(tag, kind, text) {
     const node = document.createElement(tag);
@@ -81,7 +81,7 @@
   // ---------------------------------------------------------------------------------------------------------- colours
 
   let stops = [], ghost = "", ink = "", paper = "", muted = "";
-  function readTones() {
+  function readTones(tone) {
     stops = Array.from({ length: 16 }, (_, i) => tone("--h" + i)).map((hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16)));
     [ghost, ink, paper, muted] = ["--ghost", "--ink", "--paper", "--muted"].map(tone);
   }
@@ -246,7 +246,7 @@
   function names(map, moving) {
     if (view.kind !== "group" || view.key === "batch") return;
     const pen = map.canvas.getContext("2d");
-    pen.font = "600 12.5px " + getComputedStyle(app).fontFamily;
+    pen.font = NAMES + getComputedStyle(app).fontFamily;
     pen.textAlign = "center";
     pen.textBaseline = "middle";
     if (moving) return;
@@ -397,23 +397,74 @@
   app.querySelectorAll(".zoom button").forEach(function (button) {
     button.addEventListener("click", function () {
       const how = button.dataset.zoom;
-      if (how === "save") save();
+      if (how === "svg" || how === "png") save(how);
       else zoomTo(how === "in" ? main.zoom * 1.5 : how === "out" ? main.zoom / 1.5 : 1);
     });
   });
-  function save() {
-    const out = document.createElement("canvas"), pen = out.getContext("2d");
-    out.width = main.canvas.width; out.height = main.canvas.height;
-    pen.fillStyle = paper;
-    pen.fillRect(0, 0, out.width, out.height);
-    pen.drawImage(main.canvas, 0, 0);
-    out.toBlob(function (blob) {
-      const link = make("a");
-      link.href = URL.createObjectURL(blob);
-      link.download = "map_" + view.title.replace(/[^\w-]+/g, "_").slice(0, 40) + ".png";
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-    });
+  // ------------------------------------------------------------------------------------------------- the map as a file
+
+  function tag(name, values, words) {
+    const escape = (text) => String(text).replace(/[&<>"\u0000-\u001f]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c] || " ");
+    const head = "<" + name + Object.entries(values).map(([key, value]) => " " + key + '="' + escape(value) + '"').join("");
+    return head + (words === undefined ? "/>" : ">" + escape(words) + "</" + name + ">");
+  }
+  function words(x, y, text, size = 12, more = {}) { return tag("text", { x, y, "font-size": size, "font-family": celboFiles.FONT, fill: ink, ...more }, text); }
+  function dots(colours) {  // dots of one colour are one path; in twenty turns, so that no colour lies above all others
+    const r = radius(main), out = [], at = data.spaces[main.space].places, size = main.scale * main.zoom;
+    const left = main.width / 2 - main.x * size, top = main.height / 2 + main.y * size;
+    for (const layer of [true, false]) for (let turn = 0; turn < 20; turn++) {
+      const paths = new Map(), from = Math.floor((turn * data.n) / 20), to = Math.floor(((turn + 1) * data.n) / 20);
+      for (let k = from; k < to; k++) {
+        const i = view.order[k], colour = colours[i], x = left + at[2 * i] * size, y = top - at[2 * i + 1] * size;
+        if ((colour === ghost) !== layer || x < 0 || y < 0 || x > main.width || y > main.height) continue;
+        if (!paths.has(colour)) paths.set(colour, []);
+        paths.get(colour).push("M" + x.toFixed(1) + " " + y.toFixed(1) + "h0");
+      }
+      for (const [colour, places] of paths)
+        out.push(tag("path", { d: places.join(""), stroke: colour, "stroke-width": (2 * r).toFixed(1), "stroke-linecap": "round", fill: "none" }));
+    }
+    return '<g opacity="' + (data.n < 5000 ? 0.9 : 0.75) + '">' + out.join("") + "</g>";
+  }
+  function key(x, high) {  // the legend beside the map: its parts, and how wide and high it is
+    const out = [words(x, 20, view.title, 13, { "font-weight": 600 })];
+    if (view.kind === "amount") {
+      const stop = (_, i) => tag("stop", { offset: (i / (stops.length - 1)).toFixed(3), "stop-color": heat(i / (stops.length - 1)) });
+      out.push('<linearGradient id="scale">' + stops.map(stop).join("") + "</linearGradient>", tag("rect", { x, y: 32, width: 140, height: 10, rx: 5, fill: "url(#scale)" }));
+      out.push(words(x, 58, number(view.low, view.whole)), words(x + 140, 58, number(view.high, view.whole) + (view.unit ? " " + view.unit : ""), 12, { "text-anchor": "end" }));
+      if (view.gene) out.push(words(x, 76, "log1p of counts per 10,000", 11));
+      return { out, wide: 170, high: 90 };
+    }
+    const codes = view.names.map((_, i) => i).filter((i) => view.sizes[i] > 0 && !off.has(i)), rows = Math.max(1, Math.floor((high - 44) / 18));
+    const pen = main.canvas.getContext("2d");
+    pen.font = "12px " + celboFiles.FONT;
+    let at = x;
+    for (let first = 0; first < codes.length; first += rows) {
+      const column = codes.slice(first, first + rows).map((code) => [code, nameOnMap(code)]);
+      column.forEach(([code, name], k) => out.push(tag("circle", { cx: at + 5, cy: 38 + 18 * k, r: 5, fill: view.colours[code] }), words(at + 16, 42 + 18 * k, name)));
+      at += 34 + Math.max(...column.map(([, name]) => pen.measureText(name).width));
+    }
+    return { out, wide: Math.max(at - x, 60 + 7 * view.title.length), high: 44 + 18 * Math.min(rows, codes.length) };
+  }
+  function figure() {
+    const gap = 16, pen = main.canvas.getContext("2d");
+    readTones((name) => celboFiles.light[name]);
+    const tones = view.kind === "amount" ? Array.from({ length: BINS }, (_, b) => heat((b + 0.5) / BINS)) : view.colours;
+    const colours = Array.from({ length: data.n }, (_, i) => colourOf(i, tones)), parts = [dots(colours)];
+    pen.font = NAMES + celboFiles.FONT;
+    if (view.kind === "group" && view.key !== "batch") for (const t of placed(main, pen)) {
+      const line = { x1: t.x, y1: t.y, x2: t.fromX, y2: t.fromY, stroke: muted }, middle = { "text-anchor": "middle", "font-weight": 600 };
+      if (Math.abs(t.fromX - t.x) > t.w || Math.abs(t.fromY - t.y) > t.h) parts.push(tag("line", line));
+      parts.push(words(t.x, t.y + 4, t.word, 12.5, { ...middle, stroke: paper, "stroke-width": 4, "stroke-linejoin": "round" }), words(t.x, t.y + 4, t.word, 12.5, middle));
+    }
+    const side = key(main.width + gap, main.height), wide = Math.ceil(main.width + side.wide + 2 * gap), high = Math.ceil(Math.max(main.height, side.high));
+    const text = '<svg xmlns="http://www.w3.org/2000/svg" width="' + wide + '" height="' + high + '" viewBox="0 0 ' + wide + " " + high + '">'
+      + tag("rect", { width: "100%", height: "100%", fill: "#ffffff" }) + parts.join("") + side.out.join("") + "</svg>";
+    readTones(tone);
+    return { text, wide, high };
+  }
+  function save(kind) {
+    const name = celboFiles.stem(document.title).slice(0, 40) + "_map_" + celboFiles.stem(view.title).slice(0, 40) + "." + kind;
+    (kind === "svg" ? celboFiles.giveSvg : celboFiles.givePng)(figure(), name);
   }
 
   // ------------------------------------------------------------------------------------------------------- the legend
@@ -569,7 +620,7 @@
     [main, ...small].forEach(fit);
     paint();
   }
-  readTones();
+  readTones(tone);
   controls();
   build();
   [main, ...small].forEach(fit);
@@ -577,5 +628,5 @@
   if (first) first.click();
   else choose({ kind: "group", key: "all", title: "cells", names: [["all cells"]], known: [0], colours: [tone("--accent")], sizes: [data.total], codes: new Int32Array(data.n) });
   new ResizeObserver(refit).observe($(".map-main"));
-  dark.addEventListener("change", function () { readTones(); legend(); paint(); });
+  dark.addEventListener("change", function () { readTones(tone); legend(); paint(); });
 })();

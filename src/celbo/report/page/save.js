@@ -1,18 +1,8 @@
 
 // What the page shows as files: tables as CSV, figures as SVG and PNG, lists of genes on the clipboard. All is made here.
 (function () {
-  const WHITE = "#ffffff", FONT = "system-ui, 'Helvetica Neue', Arial, sans-serif";
-  const light = {};  // tones of the bright page: what is saved is for a paper, also from a dark screen
-  for (const rule of document.styleSheets[0].cssRules) {
-    if (rule.selectorText !== ":root") continue;
-    for (const name of rule.style) light[name] = light[name] || rule.style.getPropertyValue(name).trim();
-    break;
-  }
+  const { WHITE, FONT, light, stem, give, giveSvg, givePng } = celboFiles;
 
-  function stem(words) {
-    const plain = words.normalize("NFKD").replace(/[^A-Za-z0-9]+/g, "_").replace(/^_+|_+$/g, "").slice(0, 60);
-    return plain || "celbo";
-  }
   function textOf(title) { return Array.from(title.childNodes).filter((n) => n.nodeName !== "SMALL").map((n) => n.textContent).join(" ").trim(); }
   function titleOf(card) { return card.querySelector(":scope > figcaption, :scope > h3, :scope > div > h3"); }
   function nameOf(card, kind) {
@@ -21,15 +11,6 @@
     const which = group && group.dataset.group && group.dataset.group !== "*" ? " " + group.dataset.group : "";
     const again = card.classList.contains("variants") ? " drawn again" : "";
     return stem(document.title).slice(0, 40) + "_" + stem((title ? textOf(title) : "") + again + which) + "." + kind;
-  }
-  function give(blob, name) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = name;
-    document.body.append(link);
-    link.click();
-    link.remove();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
   function button(words, title, act) {
     const node = document.createElement("button");
@@ -213,23 +194,9 @@
     whole.setAttribute("height", high);
     return { text: new XMLSerializer().serializeToString(whole), wide, high };
   }
-  function saveSvg(card) {
-    give(new Blob(['<?xml version="1.0" encoding="UTF-8"?>\n' + figure(card).text], { type: "image/svg+xml" }), nameOf(card, "svg"));
-  }
-  function savePng(card) {
-    const drawn = figure(card), image = new Image(), ratio = Math.max(1, Math.min(3, 6000 / Math.max(drawn.wide, drawn.high)));
-    image.addEventListener("load", function () {
-      const canvas = document.createElement("canvas");
-      canvas.width = Math.round(drawn.wide * ratio);
-      canvas.height = Math.round(drawn.high * ratio);
-      canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-      canvas.toBlob((blob) => give(blob, nameOf(card, "png")), "image/png");
-    });
-    image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(drawn.text);
-  }
   document.querySelectorAll("main .card").forEach(function (card) {
     if (card.querySelector(".card") || !card.querySelector("svg.plot, svg.map")) return;
-    row(card).append(button("SVG", "Save this figure as SVG", () => saveSvg(card)), button("PNG", "Save this figure as PNG", () => savePng(card)));
+    row(card).append(button("SVG", "Save this figure as SVG", () => giveSvg(figure(card), nameOf(card, "svg"))), button("PNG", "Save this figure as PNG", () => givePng(figure(card), nameOf(card, "png"))));
   });
 
   // ------------------------------------------------------------------------------------------------------------ genes
