@@ -346,10 +346,12 @@ def _refuse_no_mean(data: CellData, genes: slice, found: Contrast) -> None:
 
 def _warn_of_batches(comparisons: Sequence[Comparison], found: Sequence[_Found], question: Question) -> None:
     """Warn of groups that no batch holds enough cells of both of."""
-    alone = [f"{c.name1} and {c.name2}" for c, one in zip(comparisons, found, strict=True) if one.confounded]
+    lone = [c for c, one in zip(comparisons, found, strict=True) if one.confounded]
+    alone = [" and ".join(listed([name]) for name in (c.name1, c.name2)) for c in lone]
     if not alone or not question.batch_correction:  # who asked for no correction knows
         return
-    nothing = f"No batch holds enough cells (or samples) of both {listed(alone)}, so "
+    more = f" (and of {len(alone) - 5:,} more pairs)" if len(alone) > 5 else ""
+    nothing = f"No batch holds enough cells (or samples) of both {', or of both '.join(alone[:5])}{more}, so "
     if question.transform_batch is None:
         nothing += (
             "they were compared without batch correction: the difference includes that of their batches, of which the "

@@ -12,7 +12,6 @@ _SHORT = {
     "maps": "Map",
     "integration": "Batches and types",
     "clusters": "Clusters",
-    "genes": "Marker genes",
     "data": "Data",
     "quality": "Quality of cells",
     "training": "Training",
