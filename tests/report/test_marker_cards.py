@@ -123,3 +123,13 @@ def test_many_clusters_have_a_bounded_number_of_cards():
 def test_without_markers_there_are_no_cards():
     assert marker_cards(ReportData(title="t", n_cells=1, n_genes=1, n_genes_used=1)) == ""
     assert marker_cards(data(markers().drop(columns="group1"))) == ""
+
+
+def test_a_card_says_where_no_gene_is_called():
+    table = markers().assign(is_de=True)
+    table.loc[table["group1"] == "1", "is_de"] = False
+    told = {group: "No gene is called higher here" in card for group, card in cards(marker_cards(data(table))).items()}
+    assert told == {"0": False, "1": True}
+    table["is_de"] = True
+    table.loc[table["group1"] == "1", "lfc_median"] *= -1
+    assert "No gene is called higher here" in cards(marker_cards(data(table)))["1"], "all its calls are lower"

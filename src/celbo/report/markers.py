@@ -66,9 +66,19 @@ def _card(data: ReportData, group: str, rows: pd.DataFrame) -> str:
     )
     return (
         f'<article class="card marker-card" data-group="{text(shown(group, 80), 90)}"><h3>{title}</h3>{cells}'
-        f'<table class="genes" data-unsaved><thead>{head}</tr></thead><tbody>{lines}</tbody></table>'
+        f'{_doubt(data.markers, group)}<table class="genes" data-unsaved><thead>{head}</tr></thead><tbody>{lines}</tbody></table>'
         f'<div class="save"><button type="button" data-copy="{copied}">Copy genes</button></div></article>'
     )
+
+
+def _doubt(markers: pd.DataFrame | None, group: str) -> str:
+    """Return a line that says so where no gene of the cluster is called higher."""
+    if markers is None or not {"is_de", "lfc_median", "group1"} <= set(markers):
+        return ""
+    rows = markers[markers["group1"].astype(str) == group]
+    if (rows["is_de"].to_numpy(bool) & (rows["lfc_median"].to_numpy() > 0)).any():
+        return ""
+    return '<p class="note">No gene is called higher here; these come nearest.</p>'
 
 
 def _title(data: ReportData, group: str) -> tuple[str, str]:
