@@ -66,7 +66,8 @@ def _card(data: ReportData, group: str, rows: pd.DataFrame) -> str:
     )
     return (
         f'<article class="card marker-card" data-group="{text(shown(group, 80), 90)}"><h3>{title}</h3>{cells}'
-        f'{_doubt(data.markers, group)}<table class="genes" data-unsaved><thead>{head}</tr></thead><tbody>{lines}</tbody></table>'
+        f'{_doubt(data.markers, group)}<table class="genes" data-unsaved><thead>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table>"
         f'<div class="save"><button type="button" data-copy="{copied}">Copy genes</button></div></article>'
     )
 
