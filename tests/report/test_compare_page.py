@@ -349,6 +349,30 @@ def test_types_that_come_with_batches_apart_are_a_caution() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "said", "where", "where_not"),
+    [
+        ("types", "Even this agreement is poor", {"ari": 0.05, "nmi": 0.1}, {"ari": 0.6, "nmi": 0.66}),
+        ("mix", "Even here batches stay apart", {"batch_silhouette": 0.3, "ilisi": 0.02}, {"ilisi": 0.8}),
+        ("stay", "Even here most neighbours of a cell change", {"seed_overlap": 0.2, "parameter_overlap": 0.1}, {}),
+        ("types", "But it keeps the batches apart", {"batch_silhouette": 0.3, "ilisi": 0.02}, {"ilisi": 0.8}),
+        ("stay", "It is the only map here", {}, None),
+    ],
+)
+def test_a_sentence_stands_where_it_is_true_and_only_there(
+    key: str, said: str, where: dict[str, float], where_not: dict[str, float] | None
+) -> None:
+    def told(numbers: dict[str, float], kept: list[str]) -> str:
+        found = comparison()
+        table = found.table.loc[kept].assign(**numbers)
+        finding = about(dataclasses.replace(found, table=table), key)
+        return f"{finding.sentence} {finding.caution}"
+
+    alone = ["scvi", "tsne"]
+    assert said in told(where, alone)
+    assert said not in (told(where_not, alone) if where_not is not None else told({}, [*alone, "umap"]))
+
+
 def test_without_labels_mixing_is_judged_with_a_caution() -> None:
     found = without(comparison(), "ari", "nmi", "label_silhouette")
     assert about(found, "types").level == "none"

@@ -164,7 +164,7 @@ def _types(found: Comparison) -> Finding:
     told = "Clusters of its cells agree best with the known labels." + _behind(found, values, close, _lower(values))
     caution = ""
     if level == "poor":
-        caution = "Even this agreement is poor: other differences between cells are stronger than those between labels."
+        caution = "Even this agreement is poor: no method here finds the known labels by clustering."
     elif "poor" in _mixing_levels(found, best):
         caution = "But it keeps the batches apart: see the next card."
     return Finding(
