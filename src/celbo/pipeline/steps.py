@@ -142,11 +142,12 @@ class Job(Generic[ConfigT]):
             self.warnings.append(message)
             _log.warning("%s", message)
 
-    def note(self, message: str) -> None:
-        """Keep and log what the user should know, once."""
+    def note(self, message: str, *, log: bool = True) -> None:
+        """Keep what the user should know for the report, once; log it unless the report is enough."""
         if message not in self.notes:
             self.notes.append(message)
-            _log.info("%s", message)
+            if log:
+                _log.info("%s", message)
 
     def attempt(self, part: str, make: Callable[[], T], *, lost: str) -> T | None:
         """Return what a part of the work makes; where it fails, None, and a warning that says what that costs.
@@ -279,7 +280,7 @@ def _checked(job: Job[Any], adata: AnnData) -> AnnData:
     for finding in found.warnings:
         job.warn(finding.message)
     for finding in found.notes:
-        job.note(finding.message)
+        job.note(finding.message, log=False)
     found.raise_if_bad()
     return adata
 
