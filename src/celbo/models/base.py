@@ -109,9 +109,8 @@ class Model(Generic[ConfigT]):
         self.data = data
         self._described = None if adata is None else Described(adata)
         self.fitted: FitResult | None = None
-        with torch.random.fork_rng(devices=[]):  # layers draw their first weights from torch's global generator
-            torch.manual_seed(seed)
-            self.network = self.network_class(config, schema)
+        # Not from torch's global generator: models made at once in several threads share that one.
+        self.network = self.network_class(config, schema, torch.Generator().manual_seed(seed))
         self.network.eval()
 
     # -- training ----------------------------------------------------------------------------------------------------

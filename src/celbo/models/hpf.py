@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from celbo.data.cells import CellData, open_anndata
 from celbo.data.counts import CountMatrix
@@ -117,7 +117,7 @@ class HPFNetwork(nn.Module):
     gene_hyper_rate: Tensor
     hyper_rates: Tensor
 
-    def __init__(self, config: HPFConfig, schema: Schema) -> None:
+    def __init__(self, config: HPFConfig, schema: Schema, generator: Generator) -> None:  # draws nothing
         super().__init__()
         self.config = config
         for side, n in (("cell", 0), ("gene", schema.n_genes)):  # of the cells trained on; none before

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from torch import Generator
 
 from celbo.data.cells import CellData
 from celbo.data.schema import Schema
@@ -62,7 +63,7 @@ class LDVAEConfig:
 class LDVAENetwork(SCVINetwork):
     """The network of scVI with a linear map for a decoder."""
 
-    def __init__(self, config: LDVAEConfig, schema: Schema) -> None:
+    def __init__(self, config: LDVAEConfig, schema: Schema, generator: Generator) -> None:
         shared = SCVIConfig(
             n_latent=config.n_latent,
             n_hidden=config.n_hidden,
@@ -74,7 +75,7 @@ class LDVAENetwork(SCVINetwork):
             latent_distribution=config.latent_distribution,
             initialisation=config.initialisation,
         )
-        super().__init__(shared, schema)
+        super().__init__(shared, schema, generator)
         old = self.decoder
         del self.decoder
         self.decoder: Any = LinearDecoder(
@@ -83,6 +84,7 @@ class LDVAENetwork(SCVINetwork):
             covariates=old.covariates,
             heads=tuple(old.heads),
             batch_norm=config.loadings_batch_norm,
+            generator=generator,
         )
 
     @torch.no_grad()
