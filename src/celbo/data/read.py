@@ -168,6 +168,9 @@ def _read_one(source: Source, orientation: Orientation) -> Loaded:
 def _check_there(path: Path) -> None:
     try:
         if path.exists():
+            if not (path.is_file() or path.is_dir()):
+                fix = "Write its contents into a file, and give that."
+                raise ReadError("is neither a file nor a folder", where=str(path), fix=fix)
             if not os.access(path, os.R_OK):
                 raise ReadError("may not be read", where=str(path), fix="Ask for the right to read it, or copy it.")
             return

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "BadValues", "Kind", "Matrix", "Scan", "check_sparse", "is_sparse", "scan_matrix"]
+__all__ = ["KINDS", "BadValues", "Kind", "Matrix", "Scan", "check_sparse", "is_sparse", "scan_matrix", "signed"]
 
 Matrix: TypeAlias = Any  # a scipy CSR or CSC matrix, or a NumPy array, of shape (cells, genes)
 Kind = Literal["nan", "inf", "negative", "fractional", "large"]
@@ -225,8 +225,30 @@ def check_sparse(matrix: Matrix) -> None:
         _check_minor(matrix.indices[low : min(low + BLOCK, stored)], matrix.shape[1 if matrix.format == "csr" else 0])
 
 
+def signed(matrix: Matrix) -> Matrix:
+    """Return a CSR or CSC matrix, known to be whole, with the signed pointers that compiled code wants.
+
+    It is the same object where it has them.
+    """
+    kinds = {matrix.indptr.dtype, matrix.indices.dtype}
+    if len(kinds) == 1 and kinds <= {np.dtype(np.int32), np.dtype(np.int64)}:
+        return matrix
+    narrow = max(int(matrix.indptr[-1]), *matrix.shape) < np.iinfo(np.int32).max
+    kind = np.int32 if narrow else np.int64
+    parts = (matrix.data, matrix.indices.astype(kind), matrix.indptr.astype(kind))
+    return type(matrix)(parts, shape=matrix.shape, copy=False)
+
+
 def _starts(matrix: Matrix) -> NDArray[np.int64]:
-    starts = np.asarray(matrix.indptr, np.int64)
+    for name, part in (("pointers", matrix.indptr), ("positions", matrix.indices)):
+        if part.dtype.kind not in "iu" or part.ndim != 1:
+            raise IndexError(f"the {name} of the sparse matrix are {part.dtype}, not whole numbers")
+    if matrix.data.ndim != 1 or matrix.data.size != matrix.indices.size:
+        raise IndexError(f"the sparse matrix has {matrix.data.size:,} values, {matrix.indices.size:,} positions")
+    n_major = matrix.shape[0 if matrix.format == "csr" else 1]
+    if matrix.indptr.size != n_major + 1:
+        raise IndexError(f"the sparse matrix has {matrix.indptr.size - 1:,} pointers for {n_major:,} rows or columns")
+    starts: NDArray[np.int64] = matrix.indptr.astype(np.int64, copy=False)
     if starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] > min(matrix.data.size, matrix.indices.size):
         raise IndexError("the row pointers of the sparse matrix are out of order")
     return starts

@@ -16,12 +16,14 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from celbo.data.content import refuse_controls
 from celbo.data.scan import Matrix
 from celbo.errors import ReadError
 
 __all__ = ["Table", "is_number", "numbered", "parsed"]
 
-_LINES = 512  # lines of a table that are dense at once
+_LINES, _VALUES = 512, 1 << 23  # lines of a table, and values, that are dense at once
+_LONGEST, _MOST_FIELDS = 1 << 26, 1 << 23  # characters and fields of a line
 _DELIMITERS = (",", "\t", ";", " ")
 _SPACES = re.compile(" +")
 _QUOTED = re.compile(r'"[^"]*"')
@@ -61,7 +63,7 @@ def parsed(file: io.TextIOWrapper, path: Path) -> Table:
         If it is no such table, or holds text among the numbers; the message names the line, or the row and the column.
     """
     comments: list[str] = []
-    lines = _told_lines(file, comments)
+    lines = _told_lines(file, comments, path)
     head = list(islice(lines, 2))
     if len(head) < 2:
         fix = "It needs a line of names and at least one line of counts."
@@ -71,7 +73,7 @@ def parsed(file: io.TextIOWrapper, path: Path) -> Table:
     reader = _reader(head[0][1], head[1], path)
     rows: list[str] = []
     blocks: list[Matrix] = []
-    for block in _blocks(head[1], lines):
+    for block in _blocks(head[1], lines, len(reader.columns)):
         names, values = reader.read(block)
         rows += names
         blocks.append(values)
@@ -80,9 +82,13 @@ def parsed(file: io.TextIOWrapper, path: Path) -> Table:
     return Table(sp.vstack(blocks, format="csr"), rows, columns, reader.corner, texts, reader.notes())
 
 
-def _told_lines(file: io.TextIOWrapper, comments: list[str]) -> Iterator[Line]:
+def _told_lines(file: io.TextIOWrapper, comments: list[str], path: Path) -> Iterator[Line]:
     """Return the lines that are neither empty nor comments, which go into `comments`."""
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(lambda: file.readline(_LONGEST), ""), 1):
+        refuse_controls(line, path, number)
+        if len(line) >= _LONGEST or max(map(line.count, _DELIMITERS)) > _MOST_FIELDS:
+            value = f"line {number:,} has more than {len(line):,} characters"
+            raise ReadError("is not a table", where=str(path), value=value, fix="A line is a row, and ends.")
         if line.startswith("#"):
             comments[:] = [line]
         elif line.strip():
@@ -110,11 +116,12 @@ def numbered(names: list[str]) -> bool:
     return any(names == [str(start + i) for i in range(len(names))] for start in (0, 1))
 
 
-def _blocks(first: Line, rest: Iterator[Line]) -> Iterator[list[Line]]:
-    block = [first, *islice(rest, _LINES)]
+def _blocks(first: Line, rest: Iterator[Line], n_columns: int) -> Iterator[list[Line]]:
+    n_lines = max(1, min(_LINES, _VALUES // max(1, n_columns)))
+    block = [first, *islice(rest, n_lines - 1)]
     while block:
         yield block
-        block = list(islice(rest, _LINES))
+        block = list(islice(rest, n_lines))
 
 
 def _fields(line: str, delimiter: str) -> list[str]:
