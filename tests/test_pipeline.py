@@ -430,6 +430,9 @@ def test_options_may_stand_flat_in_toml(tmp_path: Path) -> None:
         ("data = 3", "Give a list"),
         ("l1 = [[1, 2]]", "Give a list"),
         ("a = ", "is not TOML"),
+        ("a = " + "[" * 100_000, "is not TOML"),
+        ("seed = " + "9" * 5000, "is not TOML"),
+        ("learning_rate = 1" + "0" * 400, "Give"),
     ],
 )
 def test_bad_toml_is_an_error_that_tells_the_fix(tmp_path: Path, text: str, told: str) -> None:

@@ -8,8 +8,8 @@ celbo for it in a child process. What comes of it:
 - error: a named error, exit 2, 3 or 4;
 - same: what is read is what was in the good file;
 - other: other values, which a format without a checksum cannot tell;
-- BAD: exit 1, a traceback, a signal, more than 20 seconds, more than 2 GB, or something that `check` passed and that
-  then cannot be trained on.
+- BAD: exit 1, a traceback, a signal, more than 20 seconds of a processor or 60 in all, more than 2 GB, or a file that
+  `check` passed and that then cannot be trained on.
 
 A trial is a function of seed, kind and number: `--kinds mtx --first 17 --trials 1` runs one again. Exits with 1 if any
 trial was BAD; its file is kept in --keep. Further kinds of file are further classes, see `Kind`.
@@ -114,9 +114,9 @@ def limit_memory() -> None:
 
 
 def answered(kind: Kind, path: Path) -> dict[str, Any]:
-    """Ask for one file, and measure seconds and the peak of resident memory above what was there before."""
+    """Ask for one file, and measure processor time and the peak of resident memory above what was there before."""
     printed = io.StringIO()
-    before, start = reset_peak(), time.perf_counter()
+    before, start = reset_peak(), cpu_seconds()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             answer = kind.ask(path)
@@ -125,7 +125,13 @@ def answered(kind: Kind, path: Path) -> dict[str, Any]:
     told = asdict(answer)
     told["said"] = f"{printed.getvalue()[-2000:]}\n{told['said']}".strip()[-3000:]
     peak = max(0, peak_kib() - before) / 1024
-    return {**told, "seconds": time.perf_counter() - start, "peak_mib": peak}
+    return {**told, "seconds": cpu_seconds() - start, "peak_mib": peak}
+
+
+def cpu_seconds() -> float:
+    """Return the processor time of this process and of those that it waited for: other work does not count."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def reset_peak() -> int:

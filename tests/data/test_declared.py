@@ -287,3 +287,28 @@ def test_a_zarr_folder_that_boasts_is_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps(told))
     refused(folder, "holds more than is believed|contradicts itself")
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("kind", ["V8", "?", "f8"])
+def test_names_that_are_not_text_are_refused(tmp_path: Path, kind: str) -> None:
+    names = np.zeros(len(GENES), kind)
+    refused(changed(write_10x_h5(tmp_path), replaced("matrix/features/name", names)), "names that are not text")
+    (tmp_path / "loom").mkdir()
+    refused(changed(write_loom(tmp_path / "loom"), replaced("row_attrs/Gene", names)), "genes that are not text")
+
+
+def test_values_without_a_cell_are_refused(tmp_path: Path) -> None:
+    with h5py.File(write_h5ad(tmp_path)) as file:
+        starts = file["X/indptr"][()]
+    starts[-1] -= 1
+    refused(changed(tmp_path / "a.h5ad", replaced("X/indptr", starts)), "1 of its values belong to no row")
+
+
+def test_the_first_number_that_is_too_large_is_found_in_single_precision() -> None:
+    matrix = np.ones((12, 6), np.float32)
+    matrix[3, 2] = 2.0**32
+    for form in (matrix, sp.csr_matrix(matrix)):
+        found = celbo.check(AnnData(form))
+        assert "is 4.29497e+09" in str(found.errors)
+    matrix[3, 2] = 2.0**32 - 256
+    assert not any("not counts" in error.what for error in celbo.check(AnnData(matrix)).errors)

@@ -117,7 +117,7 @@ def asked_model(argv: Sequence[str]) -> str:
     file = values.get("--config") or (f"{values.get('--out', '')}/run.toml" if "--resume" in argv else "")
     try:
         return str(tomllib.loads(Path(file).read_text(encoding="utf-8")).get("model", "scvi")) if file else "scvi"
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return "scvi"  # what is wrong with the file is said when it is read
 
 

@@ -38,7 +38,7 @@ _ROLES = {
     ),
 }
 """Words that say what a table of names holds: at the end of its name, or at its beginning."""
-_LONGEST_NAMES, _MOST_TIMES = 1 << 26, 20  # characters of a table of names, and how often it may be packed
+_LONGEST_NAMES, _MOST_TIMES = 1 << 25, 20  # characters of a table of names, and how often it may be packed
 _MATRIX_WORDS = ("matrix", "mtx", "counts", "count_matrix", "quants_mat")
 _NAMES = {
     "features": "features.tsv[.gz] or genes.tsv[.gz]",

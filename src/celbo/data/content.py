@@ -16,7 +16,7 @@ from celbo.errors import ReadError
 __all__ = ["content_of", "most_unpacked", "open_bytes", "open_text", "refuse_controls", "refuse_packed"]
 
 _MOST_TIMES, _FEWEST_BYTES = 100, 1 << 27
-"""How many times its size a gzipped text may unpack to, and what any may. Counts and names take 3 to 30 times."""
+"""How many times its size a gzipped text may unpack to, and what any may. Tables, mostly zeros, take 3 to 50 times."""
 _CONTROLS = "".join(chr(code) for code in (*range(9), 11, 12, *range(14, 32), 127))
 """Characters that no table of names or numbers has, beside tab and ends of lines."""
 
@@ -58,12 +58,12 @@ def _kind(head: bytes) -> str:
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "text")
 
 
-def most_unpacked(path: Path) -> int:
-    """Return how many bytes of text a file is believed to hold: its size, or a multiple where it is gzipped."""
+def most_unpacked(path: Path, *, times: int = _MOST_TIMES) -> int:
+    """Return how many bytes of text a file is believed to hold: its size, or `times` that where it is gzipped."""
     with path.open("rb") as file:
         packed = _kind(file.read(512)) == "gzip"
     size = path.stat().st_size
-    return max(_FEWEST_BYTES, _MOST_TIMES * size) if packed else size
+    return max(_FEWEST_BYTES, times * size) if packed else size
 
 
 class _Unpacked(io.RawIOBase):
@@ -106,16 +106,16 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Path, *, times: int = _MOST_TIMES) -> BinaryIO:
     """Open a file to read; what is gzipped, once or twice, comes out unpacked.
 
     Raises
     ------
     ReadError
         If it, or what was gzipped, is packed another way; or if an HDF5 file was gzipped. From a file that unpacks to
-        a hundred times its size while it is read.
+        more than `times` its size while it is read.
     """
-    most = most_unpacked(path)
+    most = most_unpacked(path, times=times)
     file: BinaryIO = path.open("rb")
     try:
         kind = _kind(head := file.read(512))

@@ -16,14 +16,15 @@ import numpy as np
 
 from celbo.errors import ReadError
 
-__all__ = ["check_hdf5", "check_shapes", "most_believed", "refuse_boast", "sparse_problem"]
+__all__ = ["check_hdf5", "check_shapes", "most_believed", "refuse_boast", "sparse_problem", "walk_hdf5"]
 
 _TIMES, _FEWEST_BYTES = 100, 1 << 28
 """How many times its own size a file may hold when it is unpacked, and what any may. Columns and sparse matrices pack
 to a third or a tenth, dense matrices of few counts to a fiftieth."""
-_STREAMED, _FEWEST_STREAMED = 300, 1 << 31
+_STREAMED, _FEWEST_STREAMED = 300, 1 << 30
 """The same for dense matrices that are read in blocks, of which zeros take no memory."""
 _DEEPEST = 64
+_SMALL = 1 << 24  # bytes of a file of which all is read twice
 _FIX = "Copy or download it again, or write it again from its source."
 _SPARSE = "If it is what you think it is, write its matrices as sparse ones, or without compression."
 _LINKED = "celbo reads what is in the file itself: copy the values into it, as `h5copy` or a new write does."
@@ -32,7 +33,7 @@ Node = tuple[str, Any]
 """Name within the file, and what is there."""
 
 
-def check_hdf5(file: h5py.File, path: Path, *, streamed: tuple[str, ...] = ()) -> None:
+def check_hdf5(file: h5py.File, path: Path, *, streamed: tuple[str, ...] = ()) -> list[Node]:
     """Raise where a file points outside itself or declares what its bytes cannot hold.
 
     Parameters
@@ -44,6 +45,10 @@ def check_hdf5(file: h5py.File, path: Path, *, streamed: tuple[str, ...] = ()) -
     streamed
         Names, or what they begin with, of matrices that are read in blocks: of these more may be zeros.
 
+    Returns
+    -------
+    All groups and arrays with their names.
+
     Raises
     ------
     ReadError
@@ -52,7 +57,7 @@ def check_hdf5(file: h5py.File, path: Path, *, streamed: tuple[str, ...] = ()) -
     """
     size = path.stat().st_size
     whole = in_blocks = 0
-    nodes = list(_nodes(file, path, most=max(10_000, size // 256)))  # all links are looked at before any is followed
+    nodes = list(_nodes(file, path, most=max(1000, size // 128)))  # all links are looked at before any is followed
     for name, node in nodes:
         if isinstance(node, h5py.Dataset):
             n_bytes = _checked_bytes(name, node, path)
@@ -66,6 +71,16 @@ def check_hdf5(file: h5py.File, path: Path, *, streamed: tuple[str, ...] = ()) -
     for name, node in nodes:
         if isinstance(node, h5py.Group):
             _check_sparse(name, node, path)
+    return nodes
+
+
+def walk_hdf5(path: Path) -> None:
+    """Look at all that a file holds, and at the values of a small one, to see whether the library can."""
+    with h5py.File(path, "r") as file:
+        for _, node in check_hdf5(file, path, streamed=("/matrix", "/layers/")):
+            dict(node.attrs)
+            if isinstance(node, h5py.Dataset) and path.stat().st_size < _SMALL and node.size:
+                node[: 1 + _SMALL // node[:1].nbytes if node.shape else ()]
 
 
 def most_believed(size: int) -> int:

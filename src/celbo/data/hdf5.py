@@ -13,7 +13,15 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from celbo.data.declared import check_hdf5, check_shapes, most_believed, refuse_boast, sparse_problem
+from celbo.data.apart import end_of
+from celbo.data.declared import (
+    check_hdf5,
+    check_shapes,
+    most_believed,
+    refuse_boast,
+    sparse_problem,
+    walk_hdf5,
+)
 from celbo.data.loaded import Loaded, as_csr, check_whole, gene_expression_only, named, reading, whole, with_symbols
 from celbo.data.matrix import layer_names
 from celbo.data.scan import Matrix, is_sparse
@@ -33,9 +41,13 @@ def read_hdf5(path: Path) -> Loaded:
     if not h5py.is_hdf5(path):  # the mark may come after a header, as in a MuData
         fix = "Copy or download it again; a table belongs in a .csv or .tsv file."
         raise ReadError("is not an HDF5 file, or one cut short", where=str(path), fix=fix)
+    end = end_of(lambda: walk_hdf5(path), seconds=3 + (path.stat().st_size >> 22))
+    if end:
+        fix = "It is damaged; copy or download it again."
+        raise ReadError("cannot be read by the HDF5 library", where=str(path), value=end, fix=fix)
     with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+        check_hdf5(file, path, streamed=("/matrix", "/layers/") if "row_attrs" in set(file) else ())
         kind = _kind(file, path)
-        check_hdf5(file, path, streamed=("/matrix", "/layers/") if kind == "loom" else ())
         if kind == "h5mu":
             return _read_h5mu(file, path)
         if kind == "loom":
@@ -157,13 +169,13 @@ def _read_10x(file: h5py.File, path: Path, *, old: bool) -> Loaded:
             fix = "Write each genome into a file of its own, and pass the one to model."
             raise ReadError("holds several genomes", where=str(path), value=listed(genomes), fix=fix)
         group = file[genomes[0]]
-        names, ids, types = _texts(group["gene_names"]), _texts(group["genes"]), None
+        names, ids, types = _texts(group["gene_names"], path), _texts(group["genes"], path), None
     else:
         group = file["matrix"]
         features = group["features"]
-        names, ids = _texts(features["name"]), _texts(features["id"])
-        types = _texts(features["feature_type"]) if "feature_type" in features else None
-    cells = _texts(group["barcodes"])
+        names, ids = _texts(features["name"], path), _texts(features["id"], path)
+        types = _texts(features["feature_type"], path) if "feature_type" in features else None
+    cells = _texts(group["barcodes"], path)
     counts, told = _stored_by_cell(group, (len(cells), len(names)), path)
     keep, notes = gene_expression_only(types, len(names), path)
     var = {"gene_ids": ids[keep], **({} if types is None else {"feature_types": types[keep]})}
@@ -189,7 +201,10 @@ def _pointers(group: h5py.Group) -> tuple[NDArray[Any], NDArray[Any]]:
     return indices.astype(np.int64, copy=False), starts.astype(np.int64, copy=False)
 
 
-def _texts(dataset: h5py.Dataset) -> NDArray[np.object_]:
+def _texts(dataset: h5py.Dataset, path: Path) -> NDArray[np.object_]:
+    if dataset.dtype.kind not in "OSU" or dataset.ndim != 1:
+        value = f"{dataset.name!r} holds {dataset.dtype} of shape {dataset.shape}"
+        raise ReadError("has names that are not text", where=str(path), value=value, fix="Download it again.")
     return np.array(
         [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in dataset[()]], dtype=object
     )
@@ -244,7 +259,7 @@ def _loom_columns(
     columns: dict[str, NDArray[Any]] = {}
     wide: dict[str, NDArray[Any]] = {}
     for name, dataset in group.items():
-        values = _texts(dataset) if dataset.dtype.kind in "OSU" and dataset.ndim == 1 else dataset[()]
+        values = _texts(dataset, path) if dataset.dtype.kind in "OSU" and dataset.ndim == 1 else dataset[()]
         if values.shape[:1] == (n,):
             (columns if values.ndim == 1 else wide)[name] = values
     chosen = next((name for name in names if name in columns), None)
@@ -253,5 +268,9 @@ def _loom_columns(
         raise ReadError(
             f"does not name its {what}", where=str(path), value=f"attributes {listed(columns) or None}", fix=fix
         )
-    index = pd.Index([str(name) for name in columns.pop(chosen)])
+    named_by = columns.pop(chosen)
+    if named_by.dtype.kind not in "OSUiu":
+        value = f"the attribute {chosen!r} holds {named_by.dtype}"
+        raise ReadError(f"has names of {what} that are not text", where=str(path), value=value, fix="Write it again.")
+    index = pd.Index([str(name) for name in named_by])
     return pd.DataFrame(columns, index=index), {name: values for name, values in wide.items() if values.ndim == 2}

@@ -23,6 +23,7 @@ from celbo.errors import ReadError
 
 __all__ = ["MarketFile", "narrowed", "open_market"]
 
+_TIMES = 30  # how often a matrix may be packed; those of cells are to a third or a sixth
 _BLOCK = 1 << 24  # bytes of text looked at together
 _LONGEST = 1000  # bytes of a line of three numbers; one without an end is not held in memory
 _DIGITS = b"0123456789"
@@ -71,7 +72,7 @@ class MarketFile:
     def _refuse_boast(self) -> None:
         """Raise where the file cannot hold as many lines as it says: memory for all of them is taken at once."""
         shortest = len(b"1\n" if self.dense else b"1 1 1\n")
-        if self.n_entries * shortest > most_unpacked(self.path) + 1:  # the last line may have no end
+        if self.n_entries * shortest > most_unpacked(self.path, times=_TIMES) + 1:  # the last line may have no end
             value = f"its header says {self.n_entries:,}, it has {self.path.stat().st_size:,} bytes"
             raise ReadError("cannot hold as many values as it says", where=str(self.path), value=value, fix=_FIX)
 
@@ -89,7 +90,7 @@ def open_market(path: Path) -> MarketFile:
     ReadError
         If it has none, or one that no matrix of counts has.
     """
-    file = open_bytes(path)
+    file = open_bytes(path, times=_TIMES)
     try:
         return _with_header(path, file)
     except BaseException:

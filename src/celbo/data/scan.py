@@ -22,7 +22,7 @@ __all__ = ["KINDS", "BadValues", "Kind", "Matrix", "Scan", "check_sparse", "is_s
 Matrix: TypeAlias = Any  # a scipy CSR or CSC matrix, or a NumPy array, of shape (cells, genes)
 Kind = Literal["nan", "inf", "negative", "fractional", "large"]
 KINDS: tuple[Kind, ...] = ("nan", "inf", "negative", "fractional", "large")
-LARGEST_COUNT = 2**32 - 1
+LARGEST_COUNT = 2**32 - 1  # single precision rounds it up: values are compared with the next number, which it has
 BLOCK = 1 << 17  # values a block: small enough for the cache, large enough to hide the cost of a Python call
 _LARGEST_TABLE = 500_000_000  # groups x genes beyond which groups are not told apart
 
@@ -51,7 +51,7 @@ class _Run:
     def holds_counts(self) -> bool:
         """Return whether every value is a count over 0; False for a NaN."""
         values = self.values
-        if not (values.size and values.min() > 0 and values.max() <= LARGEST_COUNT):
+        if not (values.size and values.min() > 0 and values.max() < LARGEST_COUNT + 1):
             return False
         return values.dtype.kind in "biu" or bool((np.floor(values) == values).all())
 
@@ -293,7 +293,7 @@ def _scan_block(found: _Block | _Run, tally: _Tally) -> _Part:
 def _bad_values(block: _Block) -> tuple[dict[Kind, BadValues], float]:
     values, cells, genes = block.values, block.cells, block.genes
     largest = float(values.max())
-    if largest <= LARGEST_COUNT and (values.dtype.kind in "bu" or bool(_are_counts(values).all())):
+    if largest < LARGEST_COUNT + 1 and (values.dtype.kind in "bu" or bool(_are_counts(values).all())):
         return {}, largest  # the comparison is False for a NaN
     at = np.flatnonzero(~_are_counts(values))
     kinds = _kinds_of(values[at])
@@ -312,7 +312,7 @@ def _bad_values(block: _Block) -> tuple[dict[Kind, BadValues], float]:
 def _are_counts(values: NDArray[Any]) -> NDArray[np.bool_]:
     if values.dtype.kind == "b":
         return np.ones(values.shape, bool)
-    fine = (values >= 0) & (values <= LARGEST_COUNT)
+    fine = (values >= 0) & (values < LARGEST_COUNT + 1)
     return cast("NDArray[np.bool_]", fine & (np.floor(values) == values) if values.dtype.kind == "f" else fine)
 
 
