@@ -17,7 +17,7 @@ from celbo import caches
 from celbo.cli import clock
 from celbo.cli.brief import EXAMPLES, brief
 from celbo.cli.options import asked_model, complete, options_for, with_options
-from celbo.errors import CelboError, InputError, OptionError, TrainingError, in_flags
+from celbo.errors import CelboError, InputError, OptionError, TrainingError, in_flags, say
 
 __all__ = ["main", "make_app"]
 
@@ -138,7 +138,7 @@ def _main(given: list[str]) -> int:
         if os.environ.get("CELBO_DEBUG"):
             raise
         code, message = _told(error)
-        print(message, file=sys.stderr)
+        say(message, file=sys.stderr)
     return code if isinstance(code, int) else DONE
 
 

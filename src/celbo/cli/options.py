@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter, Token
 
-from celbo.errors import CelboWarning, OptionError, nearest
+from celbo.errors import CelboWarning, OptionError, harmless, logger_of, nearest
 
 if TYPE_CHECKING:
     from cyclopts import App, ArgumentCollection
@@ -223,7 +223,7 @@ class _Json(logging.Formatter):
 @contextmanager
 def logged(options: LogOptions) -> Iterator[None]:
     """Show celbo's log and warnings on standard error while a command works; other packages' warnings are not shown."""
-    logger, handler = logging.getLogger("celbo"), logging.StreamHandler(sys.stderr)
+    logger, handler = logger_of("celbo"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if options.log_json else _Plain())
     before = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -243,4 +243,4 @@ def logged(options: LogOptions) -> Iterator[None]:
 def table(rows: Sequence[tuple[str, str]]) -> str:
     """Return name and value in two columns."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(f"{name:<{width}}  {harmless(value)}" for name, value in rows)

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from celbo.cli.clock import seconds_since_start
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged, options_for, table
+from celbo.errors import say
 from celbo.pipeline.config import (
     Config,
     RunConfig,
@@ -67,7 +68,7 @@ def run(
     """
     config = _with_data(options, data, config_file, resume)
     if print_config:
-        print(to_toml(config), end="")
+        say(to_toml(config), end="")
         return 0
     return _run(_with_model(config, RunConfig), log, resume=resume, force=force)
 
@@ -104,14 +105,14 @@ def train(
     """
     config = _with_data(options, data, config_file, resume)
     if print_config:
-        print(to_toml(config), end="")
+        say(to_toml(config), end="")
         return 0
     from celbo.pipeline import train as train_job
 
     with logged(log):
         checked = _with_model(config, TrainRunConfig)
         model = train_job(config=checked, resume=resume, force=force, progress=_progress(log))
-    print(table([("model", f"{config.out}/model"), ("epochs", str(len(model.history)))]))
+    say(table([("model", f"{config.out}/model"), ("epochs", str(len(model.history)))]))
     return 0
 
 
@@ -167,7 +168,7 @@ def _run(config: RunConfig, log: LogOptions, *, resume: bool = False, force: boo
     command = _command()
     with logged(log):
         result = run_job(config=config, resume=resume, force=force, progress=_progress(log), command=command)
-    print(_summary(result))
+    say(_summary(result))
     return 0
 
 

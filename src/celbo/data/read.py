@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from celbo.data.naming import unique_names
 from celbo.data.schema import Orientation
 from celbo.data.tables import read_table
 from celbo.data.tenx import read_mtx
-from celbo.errors import CelboWarning, OptionError, ReadError, listed, nearest
+from celbo.errors import CelboWarning, OptionError, ReadError, listed, logger_of, nearest
 
 __all__ = ["read"]
 
@@ -50,7 +49,7 @@ _FIXES = {
     ".npy": _NO_NAMES,
     ".npz": _NO_NAMES,
 }
-_log = logging.getLogger("celbo")
+_log = logger_of("celbo")
 
 AnyPath = str | PathLike[str]
 

@@ -49,6 +49,8 @@ class LDVAEConfig:
     """Library size: each cell's total, or a latent variable with a log-normal prior for each batch."""
     latent_distribution: Literal["normal", "logistic-normal"] = "normal"
     """The decoder sees z, or softmax(z): shares of topics."""
+    scale_covariates: bool = True
+    """Centre and scale continuous covariates by the training cells; False takes them in their own units."""
     loadings_batch_norm: bool = False
     """Batch norm after the linear map, as in scvi-tools: the scale of loadings then depends on running variances."""
     initialisation: Literal["data", "uniform"] = "data"
@@ -57,7 +59,7 @@ class LDVAEConfig:
     @classmethod
     def scvi_tools(cls) -> LDVAEConfig:
         """Return the defaults of `LinearSCVI` in scvi-tools 1.4: latent library, batch norm after the linear map."""
-        return cls(library="latent", loadings_batch_norm=True, initialisation="uniform")
+        return cls(library="latent", loadings_batch_norm=True, initialisation="uniform", scale_covariates=False)
 
 
 class LDVAENetwork(SCVINetwork):

@@ -71,6 +71,8 @@ class SCVIConfig:
     """Whether the encoder sees the batch and the covariates too."""
     inject_covariates: Literal["first", "every", "every-and-output"] = "every"
     """At which layers the categorical covariates enter."""
+    scale_covariates: bool = True
+    """Centre and scale continuous covariates by the training cells; False takes them in their own units."""
     dropout_position: Literal["after", "before"] = "after"
     """Dropout after each hidden layer, or before it (on the input too, as in the code of 2018)."""
     variance_floor: float = 1e-4
@@ -88,12 +90,13 @@ class SCVIConfig:
             dropout_position="before",
             variance_floor=0.0,
             initialisation="truncated-normal",
+            scale_covariates=False,
         )
 
     @classmethod
     def scvi_tools(cls) -> SCVIConfig:
         """Return the defaults of scvi-tools 1.4: ZINB, observed library, random start."""
-        return cls(likelihood="zinb", initialisation="uniform")
+        return cls(likelihood="zinb", initialisation="uniform", scale_covariates=False)
 
 
 class SCVINetwork(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from celbo.data.decimals import with_rounded_layer
 from celbo.data.genes import select_genes
 from celbo.data.obs import column_of
 from celbo.data.schema import DataKeys, Orientation
-from celbo.errors import InputError, OptionError, listed
+from celbo.errors import InputError, OptionError, listed, logger_of
 from celbo.evaluate.baselines import gene_mean, knn_smoothing, no_denoising
 from celbo.evaluate.comparison import COLUMNS, Comparison, Picture
 from celbo.evaluate.denoising import score_held_out, split_molecules
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CompareConfig", "compare"]
 
-_log = logging.getLogger("celbo.pipeline")
+_log = logger_of("celbo.pipeline")
 _FEWEST = 100
 _PCS = 50
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import warnings
@@ -26,7 +25,7 @@ from celbo.data.read import read
 from celbo.data.schema import DataKeys
 from celbo.data.writable import make_writable
 from celbo.embed.neighbours import write_neighbours
-from celbo.errors import CelboError, CelboWarning, InputError, OptionError
+from celbo.errors import CelboError, CelboWarning, InputError, OptionError, logger_of
 from celbo.models.base import CountModel, Model
 from celbo.models.options import requires_counts
 from celbo.models.store import load
@@ -54,7 +53,7 @@ __all__ = [
     "trained",
 ]
 
-_log = logging.getLogger("celbo.pipeline")
+_log = logger_of("celbo.pipeline")
 
 Floats = NDArray[np.floating[Any]]
 T = TypeVar("T")
