@@ -24,7 +24,7 @@ PLATFORM_TESTS ?= tests/test_public_api.py tests/test_files.py tests/data tests/
 THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-newest venv-oldest demo lecture test test-slow test-newest test-oldest test-pythons test-hashes nightly lint bench bench-de bench-elbo bench-full venv-peer golden freeze
+.PHONY: help venv venv-newest venv-oldest demo lecture test test-slow test-newest test-oldest test-pythons test-hashes nightly kill lint bench bench-de bench-elbo bench-full venv-peer golden freeze
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ test-hashes: .venv/.done  ## Compare what the index gives with constraints/hashe
 	$(BIN)/python tools/hashes.py constraints/hashes.txt --check
 
 nightly: test-slow test-oldest test-pythons test-hashes  ## All that takes too long for each change (hours)
+
+kill: .venv/.done  ## Kill train, run, compare and de 1,000 times and look whether anything is lost (hours)
+	$(BIN)/python tools/kill.py --times 1000
 
 lint: .venv/.done  ## Style, types and the import order of the rooms
 	$(BIN)/ruff check .

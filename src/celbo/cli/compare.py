@@ -73,7 +73,7 @@ def compare(
     resume
         Continue the comparison in --out where it was stopped.
     force
-        Replace the comparison in --out.
+        Replace the comparison in --out, once this one is finished.
     log
         See `LogOptions`.
     """

@@ -60,7 +60,7 @@ def run(
     resume
         Continue the run in --out where it was stopped.
     force
-        Replace the run in --out.
+        Replace the run in --out, once this one is finished.
     print_config
         Print all options as TOML and do nothing.
     log
@@ -97,7 +97,7 @@ def train(
     resume
         Continue the training in --out where it was stopped.
     force
-        Replace the run in --out.
+        Replace the run in --out, once this one is finished.
     print_config
         Print all options as TOML and do nothing.
     log
@@ -152,7 +152,13 @@ def demo(
         selection=SelectionConfig(n_top_genes=0),
         train=replace(_RUN.train, max_epochs=max_epochs),
     )
-    return _run(_with_model(options, RunConfig), log, force=True)
+    return _run(_with_model(options, RunConfig), log, force=_is_demo(Path(out)))
+
+
+def _is_demo(folder: Path) -> bool:
+    """Whether a folder holds a demo, which another may take the place of; what else is there needs --force."""
+    file = folder / "run.toml"
+    return file.is_file() and all(str(name).startswith("demo:") for name in read_toml(file).get("data", ["none"]))
 
 
 def _with_model(options: Config, kind: type[Config]) -> Config:

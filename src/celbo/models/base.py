@@ -108,12 +108,16 @@ class Model(Generic[ConfigT]):
         self.config: ConfigT = config
         self.schema = schema
         self.seed = seed
-        self.data = data
-        self._described = None if adata is None else Described(adata)
+        self._hold(data, adata)
         self.fitted: FitResult | None = None
         # Not from torch's global generator: models made at once in several threads share that one.
         self.network = self.network_class(config, schema, torch.Generator().manual_seed(seed))
         self.network.eval()
+
+    def _hold(self, data: CellData | None, adata: AnnData | None) -> None:
+        """Bind cells to the model: their counts, encoded against its schema, and the AnnData that they come from."""
+        self.data = data
+        self._described = None if adata is None else Described(adata)
 
     # -- training ----------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from celbo.data.cells import CellData, open_anndata
 from celbo.data.counts import CountMatrix
 from celbo.data.sampler import split_cells
 from celbo.data.schema import DataKeys, Schema
-from celbo.errors import OptionError
+from celbo.errors import OptionError, listed
 from celbo.kernels import cpu_hpf as cavi
 from celbo.kernels.cpu_hpf import GammaPrior, Loadings, StoredCounts
 from celbo.models import hpf_ask
@@ -160,6 +160,9 @@ class HPFNetwork(nn.Module):
         n = 0 if saved is None or saved.dim() != 1 else saved.shape[0]
         for name in ("cell_shape", "cell_rate", "cell_hyper_rate", "cell_digest"):
             setattr(self, name, getattr(self, name).new_ones((n, *getattr(self, name).shape[1:])))
+        below = [name for name, value in state_dict.items() if value.is_floating_point() and bool((value <= 0).any())]
+        if below:
+            raise ValueError(f"shapes and rates that are not above zero: {listed(below)}")
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

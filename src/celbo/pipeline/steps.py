@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from celbo import files, results
+from celbo import results
 from celbo.data.check import check, count_matrix_of
 from celbo.data.datasets import pbmc, pbmc_two_runs, simulate
 from celbo.data.decimals import with_rounded_layer
@@ -33,6 +33,7 @@ from celbo.pipeline.config import RunConfig, TrainRunConfig, default_plan, prese
 from celbo.pipeline.folder import ConfigT, RunFolder
 from celbo.pipeline.resolutions import leiden_codes
 from celbo.pipeline.slots import Slots
+from celbo.training.checkpoint import remove_checkpoints
 from celbo.training.plan import TrainConfig
 
 if TYPE_CHECKING:
@@ -83,7 +84,6 @@ class Job(Generic[ConfigT]):
     """One run under way."""
 
     folder: RunFolder[ConfigT]
-    resume: bool
     progress: bool | None
     raw_is_x: bool = False
     """Whether `adata.raw` was taken as the AnnData of the run, so that its counts are in `X` now."""
@@ -307,23 +307,25 @@ def _select(job: Job[Any], adata: AnnData) -> AnnData:
 def _model(job: Job[Any], used: AnnData) -> Model[Any]:
     """Train the model, or load it where an earlier part of this run has saved it."""
     config, folder = job.config, job.folder
-    if job.resume and (folder.model / "model.json").exists():
+    model: Model[Any]
+    if folder.goes_on and (folder.model / "model.json").exists():
         _log.info("the model was trained already")
         with _without_warnings(), folder.made():
-            return load(folder.model, used)
+            model = load(folder.model, used)
+        remove_checkpoints(folder.checkpoint)
+        return model
     with _without_warnings():
         kind = system(config.model)
-        model: Model[Any] = kind(used, config=config.network, seed=config.seed, **asdict(job.model_keys))
+        model = kind(used, config=config.network, seed=config.seed, **asdict(job.model_keys))
     plan = _plan(config, model, used.shape)
     with folder.made():
         model.train(
-            plan, device=config.device, progress=job.progress, checkpoint_dir=folder.checkpoint, resume=job.resume
+            plan, device=config.device, progress=job.progress, checkpoint_dir=folder.checkpoint, resume=folder.goes_on
         )
         if model.fitted is not None and model.fitted.stopped == "interrupted":
-            raise KeyboardInterrupt(_interrupted(folder))
-        model.save(folder.model)
-    if folder.checkpoint.exists():
-        files.remove_folder(folder.checkpoint)
+            raise KeyboardInterrupt(folder.after_interrupt())
+        model.save(folder.model, overwrite=True)
+    remove_checkpoints(folder.checkpoint)
     return model
 
 
@@ -333,15 +335,6 @@ def _without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CelboWarning)
         yield
-
-
-def _interrupted(folder: RunFolder[Any]) -> str:
-    if not folder.checkpoint.exists():
-        return "Training was interrupted before the end of its first epoch: nothing is there to continue from."
-    return (
-        f"Training was interrupted; its last checkpoint is in {folder.checkpoint}. "
-        f"Continue with --resume --out {folder.path}."
-    )
 
 
 def _plan(config: TrainRunConfig, model: Model[Any], shape: tuple[int, int]) -> TrainConfig:
