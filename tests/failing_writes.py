@@ -22,6 +22,7 @@ from scipy import sparse
 import celbo
 from celbo import results
 from celbo.errors import WriteError
+from celbo.evaluate.comparison import Picture
 from celbo.files import atomic_folder, atomic_text, atomic_write
 from celbo.pipeline.assess import Part
 from celbo.pipeline.compare import _Parts
@@ -77,7 +78,7 @@ def writers(out: Path) -> dict[str, Callable[[], object]]:
         "page.html": lambda: atomic_text(out / "page.html", "x" * 200_000),
         "model": lambda: trained.save(out / "model", overwrite=True),
         "checkpoint": lambda: CheckpointFolder(out / "checkpoint", identity={}).save(state),
-        "parts": lambda: _Parts(out).save("pca", Part(numbers={f"n{i}": 1.0 for i in range(5000)})),
+        "parts": lambda: _Parts(out).save("pca", Part(pictures=[Picture(np.ones((5000, 2)), "a", "b")])),
         "folder": folder,
     }  # fmt: skip
 

@@ -48,10 +48,10 @@ def test_files_that_may_not_be_so_large_are_one_sentence_and_the_old_ones_stay(t
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
-    """Give a file system of 64 kB, where one may be mounted."""
+    """Give a file system of 32 kB, where one may be mounted."""
     folder = tmp_path / "full"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
     try:
         done = subprocess.run(mount, capture_output=True, check=False)
     except OSError:

@@ -38,7 +38,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-MODULES = ("fuzz_counts",)
+MODULES = ("fuzz_counts", "fuzz_models")
 """Modules beside this one, each with `KINDS`, a list of kinds."""
 MOST_SECONDS, MOST_BYTES, PATIENCE = 20.0, 2 << 30, 60.0
 LEFTOVER = ("Traceback (most recent call last)", "This should not happen")

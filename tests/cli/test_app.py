@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -639,8 +640,7 @@ def test_an_interrupt_that_python_had_to_drop_is_raised_again() -> None:
         with pytest.raises(KeyboardInterrupt):
             ended = Ends()
             del ended
-            for _ in range(10**6):
-                pass
+            time.sleep(5)
         assert ending.exit_code == 143
 
 
@@ -655,3 +655,25 @@ def test_output_that_cannot_be_written_is_one_sentence(
         with contextlib.suppress(OSError):
             output.close()
     assert capsys.readouterr().err == "celbo: the output cannot be read or written: the disk is full.\n"
+
+
+def test_a_demo_takes_the_place_of_a_demo_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = '[made_by]\ncelbo = "1"\n'
+    (tmp_path / "run.toml").write_text(f'data = ["mine.h5ad"]\n{made}')
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "holds a run that is no demo" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
+
+
+def test_resume_goes_on_with_the_run_that_is_to_replace_another(
+    counts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(counts_file), "--out", str(tmp_path), "--quiet", "--n-hidden", "8"]
+    assert main([*command, "--max-epochs", "1", "--n-latent", "2"]) == 0
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGTERM)
+        assert main([*command, "--max-epochs", "3", "--n-latent", "5", "--force"]) == 143
+    assert celbo.load(tmp_path / "model").config.n_latent == 2
+    assert main(["train", "--out", str(tmp_path), "--resume", "--quiet"]) == 0
+    assert celbo.load(tmp_path / "model").config.n_latent == 5
+    assert not (tmp_path / ".celbo-new").exists()

@@ -114,7 +114,11 @@ def asked_model(argv: Sequence[str]) -> str:
             values[name] = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
     if "--model" in values:
         return values["--model"]
-    file = values.get("--config") or (f"{values.get('--out', '')}/run.toml" if "--resume" in argv else "")
+    file = values.get("--config", "")
+    if not file and "--resume" in argv and "--out" in values:
+        from celbo.pipeline.place import options_of_run
+
+        file = str(options_of_run(Path(values["--out"])))
     try:
         return str(tomllib.loads(Path(file).read_text(encoding="utf-8")).get("model", "scvi")) if file else "scvi"
     except (OSError, ValueError, RecursionError):
@@ -192,7 +196,9 @@ def _file_of_options(arguments: dict[str, Argument]) -> Path | None:
     if named is not None and named.tokens:
         return Path(named.tokens[-1].value)
     if resumed is not None and resumed.tokens and resumed.tokens[-1].implicit_value is True and out and out.tokens:
-        file = Path(out.tokens[-1].value) / "run.toml"
+        from celbo.pipeline.place import options_of_run
+
+        file = options_of_run(Path(out.tokens[-1].value))
         return file if file.exists() else None
     return None
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from celbo.cli.clock import seconds_since_start
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged, options_for, table
-from celbo.errors import say
+from celbo.errors import OptionError, say
 from celbo.pipeline.config import (
     Config,
     RunConfig,
@@ -24,6 +24,7 @@ from celbo.pipeline.config import (
     read_toml,
     to_toml,
 )
+from celbo.pipeline.place import options_of_run
 
 if TYPE_CHECKING:
     from celbo.pipeline import RunResult
@@ -156,9 +157,13 @@ def demo(
 
 
 def _is_demo(folder: Path) -> bool:
-    """Whether a folder holds a demo, which another may take the place of; what else is there needs --force."""
+    """Whether a folder holds a demo, which another may take the place of; a run of the user's own is refused."""
     file = folder / "run.toml"
-    return file.is_file() and all(str(name).startswith("demo:") for name in read_toml(file).get("data", ["none"]))
+    if not file.is_file():
+        return False
+    if all(str(name).startswith("demo:") for name in read_toml(file).get("data", ["none"])):
+        return True
+    raise OptionError("holds a run that is no demo", where=f"{str(folder)!r}", fix="Choose another folder with --out.")
 
 
 def _with_model(options: Config, kind: type[Config]) -> Config:
@@ -187,7 +192,7 @@ def _with_data(options: Config, data: tuple[str, ...], config_file: Path | None,
     """Return the options with the files named, or else those of the file of options."""
     if data:
         return replace(options, data=data)
-    file = config_file or (Path(options.out) / "run.toml" if resume and options.out else None)
+    file = config_file or (options_of_run(Path(options.out)) if resume and options.out else None)
     if file is None or not file.exists():
         return options
     return replace(options, data=read_toml(file).get("data", ()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -54,6 +53,12 @@ class Ending:
         self._leave_lost_terminal()
         raise KeyboardInterrupt
 
+    def repeat(self) -> None:
+        """Send the signal to the main thread once more, in a moment."""
+        time.sleep(0.02)
+        self._last = -_PATIENCE
+        signal.pthread_kill(threading.main_thread().ident or 0, self.number or signal.SIGINT)
+
     def _leave_lost_terminal(self) -> None:
         """Write nowhere in place of a terminal that has gone: every write to it would fail."""
         lost = [fd for fd in self._terminals if not _is_terminal(fd)]
@@ -80,7 +85,7 @@ def ended_as_by_ctrl_c() -> Iterator[Ending]:
     def again(lost: Any) -> None:
         """Interrupt once more where Python had to drop an interrupt, in the end of an object or a callback from C."""
         if issubclass(lost.exc_type, KeyboardInterrupt):
-            _thread.interrupt_main()
+            threading.Thread(target=ending.repeat, daemon=True).start()  # here, it would be dropped again
         else:
             shown(lost)
 

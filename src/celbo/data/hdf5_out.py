@@ -71,7 +71,10 @@ class Sink:
         """Read from the place: the file, under what could not be written to it."""
         view, at = memoryview(content).cast("B"), self._at
         view[:] = bytes(len(view))
-        self._try(self._read_file, at, view)
+        try:
+            self._read_file(at, view)
+        except BaseException as failure:
+            self._failure = self._failure or failure
         for place, kept in self._kept:
             begin, end = max(place, at), min(place + len(kept), at + len(view))
             if begin < end:

@@ -16,7 +16,7 @@ from celbo.data.cells import open_anndata
 from celbo.errors import InputError, ModelFileError, OptionError, nearest
 from celbo.files import atomic_folder
 from celbo.models.options import check_config, config_dict, requires_counts
-from celbo.models.saved import (
+from celbo.models.store_checks import (
     FORMAT,
     HISTORY,
     MODEL,

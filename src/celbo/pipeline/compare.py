@@ -268,11 +268,9 @@ class _Parts:
                 raise OptionError("was altered meanwhile", where=f"the folder {str(home)!r}", fix="Try again.")
             if place.goes_on:
                 cls._refuse_other(path, plain)
-            elif place.replaces:
-                COMPARISON.clear(path, others_to=home)
+            COMPARISON.begin(place)
             with named_errors(path):
-                (path / "parts").mkdir(parents=True, exist_ok=True)
-                COMPARISON.tidy(path)
+                (path / "parts").mkdir(exist_ok=True)
             atomic_json(path / COMPARISON.marker, plain)
             try:
                 yield cls(path / "parts")

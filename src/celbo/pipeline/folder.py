@@ -113,14 +113,11 @@ class RunFolder(Generic[ConfigT]):
         again = Found.of(self.home, RUN, resume=self.goes_on, force=self.path != self.home, held=True)
         if (again.path, again.goes_on) != (self.path, self.goes_on):
             raise OptionError("was altered meanwhile", where=f"the folder {str(self.home)!r}", fix="Try again.")
-        if self.path != self.home and not self.goes_on:
-            RUN.clear(self.path, others_to=self.home)
         began = before != "there" or not self.goes_on
         try:
+            RUN.begin(again)
+            self.write_options({"finished": False})
             with named_errors(self.path):
-                self.path.mkdir(exist_ok=True)
-                RUN.tidy(self.path)
-                self.write_options({"finished": False})
                 (self.path / "tables").mkdir(exist_ok=True)
             yield
         except BaseException:

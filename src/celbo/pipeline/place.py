@@ -28,7 +28,7 @@ from celbo.files import flush_folder, is_temporary, named_errors, remove_own, re
 from celbo.locks import LOCK, alone, refuse_held
 from celbo.pipeline.config import made_by
 
-__all__ = ["COMPARISON", "NEW", "RUN", "Contents", "Found", "not_writable", "settle"]
+__all__ = ["COMPARISON", "NEW", "RUN", "Contents", "Found", "not_writable", "options_of_run", "settle"]
 
 NEW = ".celbo-new"
 _DONE, _IN, _OLD = ".celbo-done", ".celbo-in", ".celbo-old"
@@ -76,10 +76,20 @@ class Contents:
         remove_own(folder, self.owns, others_to=others_to)
 
     def tidy(self, folder: Path) -> None:
-        """Remove what writes that were killed have left."""
+        """Remove what writes that were killed have left of the command's files; the lock of the folder must be held."""
+        names = (*self.tops, LOCK[1:])
         for place in (folder, *(folder / top for top in self.tops)):
             if place.is_dir() and not place.is_symlink():
-                remove_temporary(place, of=None if place != folder else self.tops)
+                remove_temporary(place, of=None if place != folder else names)
+
+    def begin(self, found: Found) -> None:
+        """Make the folder that is written, without what an earlier one that was not finished has left there."""
+        if not found.goes_on:
+            self.clear(found.home / NEW, others_to=found.home)
+        with named_errors(found.path):
+            found.path.mkdir(exist_ok=True)
+            for place in {found.home, found.path}:
+                self.tidy(place)
 
     def exchange(self, home: Path) -> None:
         """Put the finished `.celbo-new` of a folder in the place of what it replaces."""
@@ -216,6 +226,14 @@ def settle(home: Path) -> None:
     contents = next((c for place in places for c in (RUN, COMPARISON) if (place / c.marker).is_file()), RUN)
     with suppress(WriteError), alone(home):
         contents.settle(home)
+
+
+def options_of_run(home: Path) -> Path:
+    """Return the `run.toml` of the run that --resume goes on with: of the one to come, where one is begun."""
+    if home.is_dir():
+        settle(home)
+    begun = home / NEW / RUN.marker
+    return begun if RUN.state(begun.parent) == "there" else home / RUN.marker
 
 
 def _move(source: Path, target: Path) -> None:

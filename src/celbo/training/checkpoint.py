@@ -242,9 +242,10 @@ def remove_checkpoints(folder: str | Path) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         return
-    for path in _checkpoints(folder):
-        _remove(path)
-    remove_temporary(folder)
+    with alone(folder):
+        for path in _checkpoints(folder):
+            _remove(path)
+        remove_temporary(folder)
     with suppress(OSError):
         folder.rmdir()
 

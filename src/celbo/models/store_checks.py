@@ -318,7 +318,7 @@ def check_state(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         raise ValueError(f"tensors of another type or sign than the model has: {listed(sorted(wrong))}")
 
 
-class bounded_memory(TorchDispatchMode):  # noqa: N801 (a context manager)
+class bounded_memory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # noqa: N801 (a context manager)
     """Refuse to build more tensors than so many stored bytes can have come from.
 
     Parameters
@@ -333,7 +333,7 @@ class bounded_memory(TorchDispatchMode):  # noqa: N801 (a context manager)
     """
 
     def __init__(self, n_bytes: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._left = 4 * n_bytes + _SPARE
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
