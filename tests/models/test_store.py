@@ -150,6 +150,10 @@ def _doubled(tensors: dict[str, torch.Tensor]) -> None:
     tensors.update({name: value.double() for name, value in tensors.items()})
 
 
+def _infinite(tensors: dict[str, torch.Tensor]) -> None:
+    next(value for value in tensors.values() if value.is_floating_point()).fill_(np.inf)
+
+
 def _negative(tensors: dict[str, torch.Tensor]) -> None:
     for name, value in tensors.items():
         if "running_var" in name:
@@ -213,7 +217,7 @@ ATTACKS = {
     "a history with a gap": lambda f: _replaced(f, "history.csv", b"epoch,reconstruction_train\n1,1\n3,1\n"),
     "an infinite history": lambda f: _replaced(f, "history.csv", b"epoch,reconstruction_train\n1,1\n2,inf\n"),
     "a history of zeros": lambda f: _replaced(f, "history.csv", bytes(100)),
-    "a weight that is infinite": lambda f: _retensored(f, "weights", lambda t: next(iter(t.values())).fill_(np.inf)),
+    "a weight that is infinite": lambda f: _retensored(f, "weights", _infinite),
     "weights of another type": lambda f: _retensored(f, "weights", _doubled),
     "a variance below zero": lambda f: _retensored(f, "weights", _negative),
     "a tensor too many": lambda f: _retensored(f, "weights", lambda t: t.update(more=torch.zeros(2))),
