@@ -5,6 +5,10 @@ TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints/dev.txt)
 # The newest Python there is, for the newest releases: pandas and scanpy drop the older ones first.
 NEWEST ?= $(shell for p in python3.14 python3.13 python3.12 python3 python3.11; do \
             $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done)
+# The other Pythons that celbo promises; pyenv's are found without being chosen there.
+python_of = $(shell for p in python$(1) $$HOME/.pyenv/versions/$(1).*/bin/python; do \
+              $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' 2>/dev/null && echo $$p && break; done)
+PYTHONS ?= 3.11 3.12 3.13
 BIN    := .venv/bin
 TESTS  ?= tests
 JOBS   ?= 2
@@ -13,14 +17,17 @@ DEMO   ?= demo
 DEPRECATED := -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning
 NEWEST_TESTS ?= tests/test_pipeline.py tests/test_results.py tests/test_files.py tests/data tests/embed tests/cli \
                 tests/training tests/models/test_scvi.py tests/models/test_store.py tests/plots tests/report
+# Every room once, in minutes: what another Python or an older release is likely to break.
+PLATFORM_TESTS ?= tests/test_public_api.py tests/test_files.py tests/data tests/training tests/models/test_scvi.py \
+                  tests/models/test_store.py tests/cli/test_app.py tests/test_results.py
 # One thread a worker: the tests are many small problems, and two thread pools on few cores only wait for each other.
 THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-newest demo lecture test test-slow test-newest lint bench bench-de bench-elbo bench-full venv-peer golden freeze
+.PHONY: help venv venv-newest venv-oldest demo lecture test test-slow test-newest test-oldest test-pythons test-hashes nightly kill lint bench bench-de bench-elbo bench-full venv-peer golden freeze
 
 help:  ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 venv: .venv/.done  ## Make .venv with everything for development
 
@@ -39,7 +46,23 @@ test-slow: .venv/.done  ## Pass the long tests, and those of test-newest (over a
 
 test-newest: .venv-newest/.done  ## Pass the main job, at 9,000 cells too, with the newest releases of everything but torch
 	.venv-newest/bin/python tools/differing.py constraints/dev.txt
+	.venv-newest/bin/python -m pip check
 	$(THREADS) .venv-newest/bin/python -m pytest -q $(DEPRECATED) -m "not gpu" -n $(JOBS) --dist worksteal $(NEWEST_TESTS)
+
+test-oldest: .venv-oldest/.done  ## Pass tests of every room with the oldest releases that pyproject.toml allows
+	.venv-oldest/bin/python tools/differing.py constraints/dev.txt
+	.venv-oldest/bin/python -m pip check
+	$(THREADS) .venv-oldest/bin/python -m pytest -q $(DEPRECATED) -m "not gpu and not slow" -n $(JOBS) --dist worksteal $(PLATFORM_TESTS)
+
+test-pythons: $(PYTHONS:%=.venv-py%/.passed)  ## Pass tests of every room on each Python of PYTHONS; one alone: make test-pythons PYTHONS=3.13
+
+test-hashes: .venv/.done  ## Compare what the index gives with constraints/hashes.txt: nothing is installed
+	$(BIN)/python tools/hashes.py constraints/hashes.txt --check
+
+nightly: test-slow test-oldest test-pythons test-hashes  ## All that takes too long for each change (hours)
+
+kill: .venv/.done  ## Kill train, run, compare and de 1,000 times and look whether anything is lost (hours)
+	$(BIN)/python tools/kill.py --times 1000
 
 lint: .venv/.done  ## Style, types and the import order of the rooms
 	$(BIN)/ruff check .
@@ -66,6 +89,8 @@ bench-full: .venv/.done venv-peer  ## The long grid and the time to quality on r
 	$(BIN)/python benchmarks/plot.py
 	$(BIN)/python benchmarks/targets.py
 
+venv-oldest: .venv-oldest/.done  ## Make .venv-oldest with the oldest releases that are allowed; torch stays the pinned one
+
 venv-newest: .venv-newest/.done  ## Make .venv-newest with what `pip install .` finds today
 
 venv-peer: .venv-peer/.done  ## Make .venv-peer with scvi-tools, for comparisons only
@@ -73,8 +98,9 @@ venv-peer: .venv-peer/.done  ## Make .venv-peer with scvi-tools, for comparisons
 golden: .venv-peer/.done  ## Draw the golden files of the parity test anew
 	.venv-peer/bin/python tools/make_golden.py tests/models/golden
 
-freeze: .venv/.done  ## Write the versions in .venv to constraints/dev.txt
+freeze: .venv/.done  ## Write the versions in .venv to constraints/dev.txt, and the hashes of their files
 	$(BIN)/python tools/freeze.py $(BIN)/python constraints/dev.txt
+	$(BIN)/python tools/hashes.py constraints/hashes.txt
 
 # torch first and pinned, so that nothing later picks another build of it.
 .venv/.done: pyproject.toml constraints/dev.txt
@@ -82,7 +108,30 @@ freeze: .venv/.done  ## Write the versions in .venv to constraints/dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints/dev.txt --editable ".[dev]"
+	$(BIN)/python -m pip check
 	touch $@
+
+# torch 2.10 is allowed but not tried here: its other builds are gigabytes, and a machine often has a local one.
+.venv-oldest/.done: pyproject.toml constraints/dev.txt tools/oldest.py
+	@test -n "$(call python_of,3.11)" || { echo "No Python 3.11 found: the oldest releases have wheels for it" >&2; exit 1; }
+	test -x .venv-oldest/bin/python || $(call python_of,3.11) -m venv .venv-oldest
+	.venv-oldest/bin/python tools/oldest.py $(TORCH) > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet $(TORCH) --constraint .venv-oldest/constraints.txt --editable ".[all]" \
+	  pytest pytest-xdist hypothesis mpmath
+	touch $@
+
+.PRECIOUS: .venv-py%/.done
+.venv-py%/.done: pyproject.toml constraints/dev.txt
+	@test -n "$(call python_of,$*)" || { echo "No Python $* found" >&2; exit 1; }
+	test -x .venv-py$*/bin/python || $(call python_of,$*) -m venv .venv-py$*
+	.venv-py$*/bin/python -m pip install --quiet $(TORCH)
+	.venv-py$*/bin/python -m pip install --quiet --constraint constraints/dev.txt --editable ".[all]" \
+	  pytest pytest-xdist hypothesis mpmath
+	touch $@
+
+.venv-py%/.passed: .venv-py%/.done
+	.venv-py$*/bin/python -m pip check
+	$(THREADS) .venv-py$*/bin/python -m pytest -q $(DEPRECATED) -m "not gpu and not slow" -n $(JOBS) --dist worksteal $(PLATFORM_TESTS)
 
 # Without constraints, and made anew when asked (rm -r .venv-newest): a release of tomorrow is what it is for.
 .venv-newest/.done: pyproject.toml constraints/dev.txt

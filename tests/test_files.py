@@ -141,9 +141,12 @@ def test_an_old_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytes
     if not exchange:
         monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     write_folder(tmp_path / "model", "old")
-    (tmp_path / "model" / "stray").touch()
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    (tmp_path / "model" / "more").mkdir()
+    (tmp_path / "model" / "more" / "mine.txt").write_text("mine, too")
     write_folder(tmp_path / "model", "new")
-    assert names(tmp_path / "model") == ["inner"] and names(tmp_path) == ["model"]
+    assert names(tmp_path / "model") == ["inner", "more", "notes.txt"] and names(tmp_path) == ["model"]
+    assert (tmp_path / "model" / "more" / "mine.txt").read_text() == "mine, too"
     assert (tmp_path / "model" / "inner" / "a").read_text() == "new"
 
 

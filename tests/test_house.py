@@ -229,3 +229,32 @@ def test_no_path_of_a_machine_is_in_the_tree() -> None:
 def test_every_public_function_has_a_docstring() -> None:
     found = [f"{name(p)}:{d}" for p in MODULES for d, f in functions(p) if is_public(d) and not ast.get_docstring(f)]
     assert [where for where in found if "<locals>" not in where] == []
+
+
+def test_every_test_that_the_page_of_promises_names_exists() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert named
+    absent = [
+        f"{file}::{test}"
+        for file, test in named
+        if not (ROOT / file).is_file() or (test and f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8"))
+    ]
+    targets = re.findall(r"`make ([a-z-]+)`", page)
+    absent += [f"make {target}" for target in targets if f"\n{target}:" not in (ROOT / "Makefile").read_text()]
+    assert absent == []
+
+
+def test_an_upper_bound_of_a_dependency_says_which_release_breaks() -> None:
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.scripts]")[0].splitlines()
+    assert [line for line in lines if re.search(r'"[^"]*<\d', line) and "#" not in line] == []
+
+
+def test_every_pinned_release_has_a_hash() -> None:
+    pinned, hashed = (
+        {line.split(" ")[0].lower().replace("_", "-") for line in path.read_text().splitlines() if "==" in line}
+        for path in (ROOT / "constraints" / "dev.txt", ROOT / "constraints" / "hashes.txt")
+    )
+    absent = {line for line in pinned - hashed if not line.startswith(("torch", "triton", "nvidia", "cuda"))}
+    assert absent == set()
+    assert hashed <= pinned

@@ -315,19 +315,6 @@ def test_folder_with_other_files_is_left_alone_even_by_force(tmp_path: Path) -> 
     assert (tmp_path / "thesis.txt").read_text() == "all of it"
 
 
-def test_force_removes_the_old_run_and_nothing_else(tmp_path: Path) -> None:
-    folder = RunFolder.open(replace(config(), out=str(tmp_path)))
-    with folder.made():
-        (tmp_path / "notes.txt").write_text("mine")
-        folder.model.mkdir()
-    again = RunFolder.open(replace(config(), out=str(tmp_path)), force=True)
-    assert folder.model.exists()
-    with again.made():
-        pass
-    assert (tmp_path / "notes.txt").exists()
-    assert not folder.model.exists()
-
-
 def test_file_in_the_way_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(OptionError, match="is a file"):
@@ -430,6 +417,9 @@ def test_options_may_stand_flat_in_toml(tmp_path: Path) -> None:
         ("data = 3", "Give a list"),
         ("l1 = [[1, 2]]", "Give a list"),
         ("a = ", "is not TOML"),
+        ("a = " + "[" * 100_000, "is not TOML"),
+        ("seed = " + "9" * 5000, "is not TOML"),
+        ("learning_rate = 1" + "0" * 400, "Give"),
     ],
 )
 def test_bad_toml_is_an_error_that_tells_the_fix(tmp_path: Path, text: str, told: str) -> None:
@@ -570,7 +560,7 @@ def test_an_interrupt_before_the_first_epoch_leaves_no_folder(tmp_path: Path, mo
 def test_a_folder_that_may_not_be_written_is_told_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celbo.pipeline.folder.os.access", lambda path, mode: False)
+    monkeypatch.setattr("celbo.pipeline.place.os.access", lambda path, mode: False)
     with pytest.raises(WriteError, match="no permission to write in"):
         celbo.run(tmp_path / "not_looked_for.h5ad", config=config(), out=tmp_path / "a/b/c", progress=False)
 

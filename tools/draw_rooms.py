@@ -31,6 +31,7 @@ ROOMS = {
     "data": "files and AnnData in; counts, schema, minibatches",
     "kernels": "numeric kernels and the CSR gather",
     "files": "atomic writes",
+    "locks": "one folder, one process",
     "errors": "named errors: what, where, value, fix",
     "caches": "where libraries keep compiled code, if need be",
 }

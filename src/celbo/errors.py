@@ -10,10 +10,14 @@ log-transformed; pass layer='counts'.
 from __future__ import annotations
 
 import difflib
+import logging
 import re
+import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TextIO
 
 __all__ = [
     "CategoryError",
@@ -30,14 +34,73 @@ __all__ = [
     "SchemaError",
     "TrainingError",
     "WriteError",
+    "escaped",
+    "harmless",
     "in_flags",
     "listed",
+    "logger_of",
     "nearest",
+    "say",
     "tells_flags",
 ]
 
 _KEY = re.compile(r"(batch|labels|size_factor|categorical_covariate|continuous_covariate)_keys?(?= |$)")
 _IN_FLAGS = ContextVar("in_flags", default=False)
+_ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Kinds of characters that act or hide: control, format (bidi marks, zero width), surrogate, line separators."""
+
+
+def harmless(text: object, *, lines: bool = False) -> str:
+    r"""Return a text whose control, bidi and invisible characters are escapes such as ``\x1b``; the others stay.
+
+    Names of batches, labels, genes and files are whatever a stranger wrote, and a terminal obeys what it is sent:
+    ``\x1b[2J`` clears it. Everything of celbo's that reaches a terminal or a log goes through here: the text of errors
+    and warnings, the log (`logger_of`), and what commands print (`say`).
+
+    Parameters
+    ----------
+    text
+        What to show; its `str` is taken.
+    lines
+        Whether the text may have lines and tabs of its own. A name may not: it could forge a line of a log.
+    """
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    kept = "\n\t" if lines else ""
+    return "".join(
+        char if char in kept or char.isprintable() or unicodedata.category(char) not in _ACTING else escaped(char)
+        for char in shown
+    )
+
+
+def escaped(char: str) -> str:
+    r"""Return a character as an escape: ``\n``, ``\x1b``, ``\u202e``."""
+    code = ord(char)
+    if code < 0x80:
+        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char, f"\\x{code:02x}")
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def say(text: object, *, end: str = "\n", file: TextIO | None = None) -> None:
+    """Print to standard output, or to `file`, without letting a name act on the terminal: the only `print` of celbo."""
+    print(harmless(text, lines=True), end=end, file=file or sys.stdout, flush=True)
+
+
+class _Harmless(logging.Filter):
+    """Makes a record harmless before any handler sees it, also those of the program that celbo is used in."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = harmless(record.getMessage()), None
+        return True
+
+
+def logger_of(room: str) -> logging.Logger:
+    """Return the logger of a room, such as "celbo.training", whose messages cannot act on a terminal."""
+    logger = logging.getLogger(room)
+    if not any(isinstance(found, _Harmless) for found in logger.filters):
+        logger.addFilter(_Harmless())
+    return logger
 
 
 @contextmanager
@@ -93,10 +156,10 @@ class CelboError(Exception):
 
     def __init__(self, what: str, *, where: str = "", value: str = "", fix: str = "", flag: str = "") -> None:
         self.what, self.where, self.value, self.fix, self.flag = what, where, value, fix, flag
-        super().__init__(self._told(fix))
+        super().__init__(harmless(self._told(fix)))
 
     def __str__(self) -> str:
-        return self._told(_for_asker(self.fix, self.flag))
+        return harmless(self._told(_for_asker(self.fix, self.flag)))
 
     def _told(self, fix: str) -> str:
         what = self.what.replace("adata.", "") if _IN_FLAGS.get() else self.what
@@ -168,10 +231,10 @@ class CelboWarning(UserWarning):
 
     def __init__(self, what: str, *, fix: str = "", flag: str = "") -> None:
         self.what, self.fix, self.flag = what, fix, flag
-        super().__init__(f"{what} {fix}".strip())
+        super().__init__(harmless(f"{what} {fix}".strip()))
 
     def __str__(self) -> str:
-        return f"{self.what} {_for_asker(self.fix, self.flag)}".strip()
+        return harmless(f"{self.what} {_for_asker(self.fix, self.flag)}".strip())
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

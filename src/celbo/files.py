@@ -11,15 +11,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import math
 import os
 import re
 import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from celbo.errors import WriteError
 
@@ -29,8 +31,13 @@ __all__ = [
     "atomic_json",
     "atomic_text",
     "atomic_write",
+    "is_temporary",
+    "named_errors",
     "remove_folder",
+    "remove_own",
     "remove_temporary",
+    "strict_json",
+    "why",
 ]
 
 _TEMPORARY = ".tmp"
@@ -41,6 +48,8 @@ _SWAP = 2  # renamex_np(2) on macOS
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "it would be larger than files may be here (a limit of the shell, ulimit -f, or of the file system)",
+    errno.EIO: "the disk failed (input/output error)",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
@@ -73,13 +82,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     temporary = _temporary_name(path)
     try:
-        with _named(path):
+        with named_errors(path):
             mode = _usual_mode(temporary)
             yield temporary
             _give_mode(temporary, mode)
             _flush(temporary)
             os.replace(temporary, path)  # noqa: PTH105 (the call whose promise this module rests on)
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -101,12 +110,37 @@ def atomic_json(path: str | os.PathLike[str], value: object) -> None:
     atomic_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def strict_json(content: bytes) -> Any:
+    """Return what JSON in UTF-8 says: every number is finite, and no name comes twice in an object.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+
+    def number(text: str) -> float:
+        if not math.isfinite(found := float(text)):
+            raise ValueError(f"{text[:20]} is not a finite number")
+        return found
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({name for name, _ in found}) < len(found):
+            raise ValueError("a name comes twice in one object")
+        return dict(found)
+
+    try:
+        return json.loads(content.decode("utf-8"), parse_float=number, parse_constant=number, object_pairs_hook=pairs)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary folder to fill; it takes the place of `path` when the block ends without an error.
 
     An old folder at `path` goes as a whole: where the system can exchange two folders in one call (Linux, macOS), there
-    is no moment at which `path` is missing or mixed.
+    is no moment at which `path` is missing or mixed. What it has under other names than those written is carried over.
 
     Parameters
     ----------
@@ -126,7 +160,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     temporary = _temporary_name(path)
     try:
-        with _named(path):
+        with named_errors(path):
             _refuse_file(path)
             temporary.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
@@ -134,8 +168,9 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             _set_modes(temporary, mode)
             _flush_tree(temporary)
+            _carry_over(path, temporary)
             _place_folder(temporary, path)
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -144,21 +179,82 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
     """Remove a folder so that a kill half-way leaves no half folder of that name: renamed first, then deleted."""
     path = Path(path)
     temporary = _temporary_name(path)
-    with _named(path):
+    with named_errors(path):
         path.rename(temporary)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_temporary(folder: str | os.PathLike[str]) -> None:
-    """Remove from `folder` what writes that were killed have left there; what cannot be removed stays."""
+def remove_own(
+    folder: str | os.PathLike[str], is_own: Callable[[str], bool], *, others_to: str | os.PathLike[str] | None = None
+) -> None:
+    """Remove the files of a folder that celbo wrote, then the folders that are empty, itself among them.
+
+    Parameters
+    ----------
+    folder
+        The folder; nothing happens where there is none.
+    is_own
+        Whether a file is celbo's, by its path in the folder ("tables/cells.csv"). Links never are.
+    others_to
+        Folder that all else is moved to, to the same places in it; None leaves it where it is.
+
+    Raises
+    ------
+    WriteError
+        If something cannot be removed or moved.
+    """
+    folder = Path(folder)
+    with named_errors(folder):
+        for root, folders, names in os.walk(folder, topdown=False):
+            links = [name for name in folders if (Path(root) / name).is_symlink()]
+            for path in (Path(root) / name for name in (*names, *links)):
+                place = path.relative_to(folder)
+                if not path.is_symlink() and (is_own(place.as_posix()) or any(map(is_temporary, place.parts))):
+                    path.unlink()
+                elif others_to is not None:
+                    _move_back(path, Path(others_to) / place)
+            with suppress(OSError):
+                Path(root).rmdir()  # empty, or it stays
+
+
+def _move_back(path: Path, wanted: Path) -> None:
+    """Move what is not ours to its place, or beside it, where something of ours is there now."""
+    free, at = wanted, 1
+    while free.is_symlink() or free.exists():
+        free, at = wanted.with_name(f"{wanted.name}.kept{at}"), at + 1
+    free.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(free)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of this name is one that a write has not finished."""
+    return _OURS.fullmatch(name) is not None
+
+
+def remove_temporary(folder: str | os.PathLike[str], *, of: Collection[str] | None = None) -> None:
+    """Remove from `folder` what writes that were killed have left there; what cannot be removed stays.
+
+    Parameters
+    ----------
+    folder
+        The folder, to which no other process is writing these files.
+    of
+        Names of the files and folders that were being written; None is all.
+    """
+    stems = None if of is None else {Path(name).stem for name in of}
     for left in Path(folder).iterdir():
-        if not _OURS.fullmatch(left.name):
+        if not is_temporary(left.name) or (stems is not None and left.name[1:].rsplit(".tmp")[0][:-13] not in stems):
             continue
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
             with suppress(OSError):
                 left.unlink()
+
+
+def why(error: OSError) -> str:
+    """Return why a file could not be written, in a few words."""
+    return _REASONS.get(error.errno or 0, error.strerror or str(error))
 
 
 def _temporary_name(path: Path) -> Path:
@@ -168,18 +264,17 @@ def _temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
     """Turn an OSError into a `WriteError` that says which file, why, and what to do."""
     try:
         yield
     except WriteError:
         raise
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         raise WriteError(
             "cannot be written",
             where=f"{str(path)!r}",
-            value=reason,
+            value=why(error),
             fix="Nothing that was there before has changed. Free space or choose a folder you may write to.",
         ) from error
 
@@ -216,10 +311,15 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Flush the folder's own entries, where the system knows how to (Windows does not)."""
-    if os.name == "posix":
+    if os.name != "posix":
+        return
+    try:
         _flush(folder)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}:  # a file system that cannot
+            raise
 
 
 def _flush_tree(folder: Path) -> None:
@@ -227,13 +327,33 @@ def _flush_tree(folder: Path) -> None:
         if path.is_file():
             _flush(path)
         else:
-            _flush_folder(path)
-    _flush_folder(folder)
+            flush_folder(path)
+    flush_folder(folder)
 
 
 def _refuse_file(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise WriteError("cannot be written", where=f"{str(path)!r}", value="a file of that name is in the way")
+
+
+def _carry_over(path: Path, temporary: Path) -> None:
+    """Put into the new folder what only the old one has: as a second name, so that no kill can lose it."""
+    if not path.is_dir():
+        return
+    for other in path.iterdir():
+        if (temporary / other.name).exists() or is_temporary(other.name):
+            continue
+        if other.is_dir() and not other.is_symlink():
+            shutil.copytree(other, temporary / other.name, symlinks=True, copy_function=_link_or_copy)
+        else:
+            _link_or_copy(other, temporary / other.name)
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _place_folder(temporary: Path, path: Path) -> None:

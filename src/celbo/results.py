@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 import celbo
+from celbo.data.hdf5_out import anndata_written, hdf5_written, write_anndata
 from celbo.errors import CelboWarning, GenesError, InputError, OptionError, SchemaError, listed, nearest
 from celbo.files import atomic_text, atomic_write
 
@@ -284,7 +286,9 @@ def write_frame(frame: pd.DataFrame, path: str | Path) -> None:
         plain[name] = plain[name].astype(object).where(plain[name].notna(), None)
     with atomic_write(path) as temporary:
         if path.suffix == ".parquet":
-            plain.to_parquet(temporary)
+            content = io.BytesIO()  # so that only a plain write can fail
+            plain.to_parquet(content)
+            temporary.write_bytes(content.getbuffer())
         else:
             plain.to_csv(temporary, sep="," if path.suffix == ".csv" else "\t")
 
@@ -344,7 +348,7 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
     with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that a later format will refuse, which this one holds
         try:
-            adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
+            anndata_written(adata, temporary, compression={"compression": "gzip", "compression_opts": 1})
         except OSError:
             raise
         except Exception as error:  # what the format cannot hold has errors of many kinds
@@ -376,25 +380,24 @@ def write_matrix_h5ad(
     A function (row of the first cell, block of (rows, genes)) that writes one block.
     """
     import anndata
-    import h5py
 
     from celbo.data.writable import writable_frame
 
     obs, notes = writable_frame(obs, "obs")
     for text in notes:
         warnings.warn(CelboWarning(text), stacklevel=3)
-    with atomic_write(path) as temporary:
-        anndata.AnnData(obs=obs, var=var, uns={"celbo": dict(note)}).write_h5ad(temporary)
-        with h5py.File(temporary, "r+") as file:
-            if "X" in file:
-                del file["X"]
-            matrix = file.create_dataset("X", (len(obs), len(var)), np.float32)
-            matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    with atomic_write(path) as temporary, hdf5_written(temporary) as (file, sink):
+        write_anndata(anndata.AnnData(obs=obs, var=var, uns={"celbo": dict(note)}), file, sink)
+        if "X" in file:
+            del file["X"]
+        matrix = file.create_dataset("X", (len(obs), len(var)), np.float32)
+        matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
-            def write(start: int, block: NDArray[np.floating[Any]]) -> None:
-                matrix[start : start + len(block)] = block
+        def write(start: int, block: NDArray[np.floating[Any]]) -> None:
+            matrix[start : start + len(block)] = block
+            sink.check()
 
-            yield write
+        yield write
 
 
 def versions() -> dict[str, str]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -20,6 +25,7 @@ import celbo
 from celbo.cli.app import main
 from celbo.cli.models import OPTIONS
 from celbo.cli.options import options_for
+from celbo.cli.signals import ended_as_by_ctrl_c
 from celbo.pipeline.config import RunConfig, config_for, flat, options_of, to_toml
 from celbo.pipeline.steps import BUILT_IN
 
@@ -573,3 +579,103 @@ def test_denoise_scores_methods_on_molecules_not_seen(
 )
 def test_denoise_of_a_method_that_cannot_is_an_error(given: list[str], code: int, counts_file: Path) -> None:
     assert main(["denoise", *(str(counts_file) if word == "FILE" else word for word in given), "--quiet"]) == code
+
+
+# ------------------------------------------------------------------------------------------------- ended from outside
+
+
+def signalled(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the process get a signal after its first epoch, and once more while it writes the checkpoint."""
+    from celbo.training.checkpoint import CheckpointFolder
+    from celbo.training.progress import Progress
+
+    shown, saved = Progress.epoch, CheckpointFolder.save
+
+    def show(self: Progress, row: Mapping[str, float]) -> None:
+        if self._done == 1:
+            os.kill(os.getpid(), number)
+        shown(self, row)
+
+    def save(self: CheckpointFolder, snapshot: Any) -> None:
+        os.kill(os.getpid(), number)
+        saved(self, snapshot)
+
+    monkeypatch.setattr(Progress, "epoch", show)
+    monkeypatch.setattr(CheckpointFolder, "save", save)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signals_of_clusters_end_a_run_as_ctrl_c_does(
+    counts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    name: str, code: int,
+) -> None:  # fmt: skip
+    before = signal.getsignal(getattr(signal, name))
+    command = ["train", str(counts_file), "--max-epochs", "3", "--quiet", "--out"]
+    with monkeypatch.context() as patch:
+        signalled(patch, getattr(signal, name))
+        assert main([*command, str(tmp_path / "out")]) == code
+    assert f"Continue with --resume --out {tmp_path / 'out'}" in capsys.readouterr().err
+    assert signal.getsignal(getattr(signal, name)) == before
+    assert main([*command, str(tmp_path / "out"), "--resume"]) == 0
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    weights = [(tmp_path / run / "model" / "weights.safetensors").read_bytes() for run in ("out", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_a_signal_that_is_ignored_stays_so(counts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        signalled(monkeypatch, signal.SIGHUP)
+        assert main(["train", str(counts_file), "--out", str(tmp_path), "--max-epochs", "2", "--quiet"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_interrupt_that_python_had_to_drop_is_raised_again() -> None:
+    class Ends:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):
+                pass
+
+    with ended_as_by_ctrl_c() as ending:
+        with pytest.raises(KeyboardInterrupt):
+            ended = Ends()
+            del ended
+            time.sleep(5)
+        assert ending.exit_code == 143
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert main(["run", "x.h5ad", "--print-config"]) == 1
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            output.close()
+    assert capsys.readouterr().err == "celbo: the output cannot be read or written: the disk is full.\n"
+
+
+def test_a_demo_takes_the_place_of_a_demo_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = '[made_by]\ncelbo = "1"\n'
+    (tmp_path / "run.toml").write_text(f'data = ["mine.h5ad"]\n{made}')
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "holds a run that is no demo" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
+
+
+def test_resume_goes_on_with_the_run_that_is_to_replace_another(
+    counts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(counts_file), "--out", str(tmp_path), "--quiet", "--n-hidden", "8"]
+    assert main([*command, "--max-epochs", "1", "--n-latent", "2"]) == 0
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGTERM)
+        assert main([*command, "--max-epochs", "3", "--n-latent", "5", "--force"]) == 143
+    assert celbo.load(tmp_path / "model").config.n_latent == 2
+    assert main(["train", "--out", str(tmp_path), "--resume", "--quiet"]) == 0
+    assert celbo.load(tmp_path / "model").config.n_latent == 5
+    assert not (tmp_path / ".celbo-new").exists()

@@ -61,6 +61,6 @@ def test_the_layer_gives_the_product_of_each_sample(shape):
 
 
 def _layer(weight: torch.Tensor, bias: torch.Tensor) -> GeneLinear:
-    layer = GeneLinear(*weight.shape, fan_in=weight.shape[0])
+    layer = GeneLinear(*weight.shape, fan_in=weight.shape[0], generator=torch.Generator())
     layer.load_state_dict({"weight": weight, "bias": bias})
     return layer

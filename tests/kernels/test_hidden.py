@@ -72,10 +72,10 @@ def test_a_number_that_is_none_stays_visible():
 def test_stack_in_training_is_the_stack_without_the_kernel(position, first, monkeypatch):
     torch.manual_seed(0)
     config = StackConfig(n_layers=2, n_hidden=16, dropout_rate=0.2, dropout_position=position)
-    fused = HiddenStack(config, CovariateSizes((3,)), first_fan_in=4)
-    fused.first = {"outside": None, "counts": SparseLinear(70, 16, fan_in=70)}.get(first)
+    fused = HiddenStack(config, CovariateSizes((3,)), first_fan_in=4, generator=torch.Generator().manual_seed(0))
+    fused.first = {"outside": None, "counts": SparseLinear(70, 16, fan_in=70, generator=torch.Generator())}.get(first)
     if first in ("dense", "wide"):
-        fused.first = linear(9 if first == "dense" else 70, 16, fan_in=9)
+        fused.first = linear(9 if first == "dense" else 70, 16, fan_in=9, generator=torch.Generator())
     plain = copy.deepcopy(fused)
     monkeypatch.setattr(plain, "_has_kernel", lambda h: False)
     x = {"outside": torch.randn(2, 40, 16), "dense": torch.randn(2, 40, 9), "wide": torch.randn(2, 40, 70)}.get(first)
@@ -89,7 +89,9 @@ def test_stack_in_training_is_the_stack_without_the_kernel(position, first, monk
 
 
 def test_one_cell_is_refused_as_torch_does():
-    stack = HiddenStack(StackConfig(n_hidden=4), CovariateSizes(), first_fan_in=4)
+    stack = HiddenStack(
+        StackConfig(n_hidden=4), CovariateSizes(), first_fan_in=4, generator=torch.Generator().manual_seed(0)
+    )
     with pytest.raises(ValueError, match="more than 1 value"):
         stack(torch.randn(1, 4), torch.zeros(1, 0, dtype=torch.int64))
 

@@ -11,7 +11,7 @@ from celbo.nn.priors import MixturePrior
 
 
 def test_draws_of_a_mixture_have_its_weights_means_and_variances() -> None:
-    prior = MixturePrior(3, 2)
+    prior = MixturePrior(3, 2, generator=torch.Generator())
     weight = torch.tensor([0.2, 0.5, 0.3])
     with torch.no_grad():
         prior.logits.copy_(weight.log())

@@ -362,7 +362,7 @@ def test_forged_tensors_are_a_model_file_error_that_names_them(
     numbers = {name: state[name] for name in ("epoch", "step", "best_epoch", "retries")}
     folder = CheckpointFolder(broken, identity=state["identity"], conditions=state["conditions"])
     folder.save(Snapshot(**saved, **numbers, rows=tuple(state["history"])))
-    with pytest.raises(ModelFileError, match=f"does not fit the network: .*{next(iter(tensors))}"):
+    with pytest.raises(ModelFileError, match=f"do not fit the network: .*{next(iter(tensors))}"):
         resume(broken)
 
 

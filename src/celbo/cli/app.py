@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -17,11 +15,13 @@ from celbo import caches
 from celbo.cli import clock
 from celbo.cli.brief import EXAMPLES, brief
 from celbo.cli.options import asked_model, complete, options_for, with_options
-from celbo.errors import CelboError, InputError, OptionError, TrainingError, in_flags
+from celbo.cli.signals import INTERRUPTED, ended_as_by_ctrl_c
+from celbo.errors import CelboError, InputError, OptionError, TrainingError, in_flags, say
+from celbo.files import why
 
 __all__ = ["main", "make_app"]
 
-DONE, OTHER, USAGE, BAD_INPUT, TRAINING_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, OTHER, USAGE, BAD_INPUT, TRAINING_FAILED = 0, 1, 2, 3, 4
 
 _COMMANDS = (
     ("demo", "run:demo", "Run the main job on data that come with celbo."),
@@ -43,7 +43,10 @@ _TRAINING = {"run": "RunConfig", "train": "TrainRunConfig"}
 """The commands whose options are those of a model."""
 
 
-EXIT_CODES = "Exit codes: 0 done, 2 usage, 3 bad input, 4 training failed, 130 interrupted."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a file cannot be written or another failure, 2 usage, 3 bad input, 4 training failed, "
+    "130 interrupted (143 by SIGTERM, 129 by SIGHUP)."
+)
 
 
 def make_app(model: str | None = None, *, short: bool = False) -> App:
@@ -104,42 +107,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    0 done, 2 wrong usage, 3 bad input, 4 training failed, 130 interrupted, 1 anything else.
+    0 done, 2 wrong usage, 3 bad input, 4 training failed, 130 interrupted (143 by SIGTERM, 129 by SIGHUP), 1 anything
+    else, such as a file that cannot be written.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     clock.start(with_process=argv is None)
     caches.provide(caches.asked_folder(given))
-    with in_flags(), _ended_as_by_ctrl_c():
+    with in_flags():
         return _main(given)
 
 
-@contextmanager
-def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, which clusters send some time before they kill, end a run as Ctrl-C does: with a checkpoint."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _main(given: list[str]) -> int:
-    try:
-        app = _app_for(given)
-        code = app(given, exit_on_error=False, print_error=False)
-    except (Exception, KeyboardInterrupt) as error:
-        if os.environ.get("CELBO_DEBUG"):
-            raise
-        code, message = _told(error)
-        print(message, file=sys.stderr)
+    with ended_as_by_ctrl_c() as ending:
+        try:
+            app = _app_for(given)
+            code = app(given, exit_on_error=False, print_error=False)
+            _flush()
+        except (Exception, KeyboardInterrupt) as error:
+            if os.environ.get("CELBO_DEBUG"):
+                raise
+            if ending.number and not isinstance(error, KeyboardInterrupt | CelboError):
+                error = KeyboardInterrupt()  # what was interrupted has made another error of it
+            code, message = _told(error)
+            code = ending.exit_code if code == INTERRUPTED else code
+            with suppress(OSError):
+                say(message, file=sys.stderr)
     return code if isinstance(code, int) else DONE
+
+
+def _flush() -> None:
+    """Write out what was printed, while a failure can still be told."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _told(error: BaseException) -> tuple[int, str]:
@@ -158,6 +157,22 @@ def _told(error: BaseException) -> tuple[int, str]:
         codes = ((OptionError, USAGE), (InputError, BAD_INPUT), (TrainingError, TRAINING_FAILED))
         code = next((code for kind, code in codes if isinstance(error, kind)), OTHER)
         return code, f"celbo: {type(error).__name__}: {text}"
-    if isinstance(error, MemoryError):
-        return OTHER, "celbo: out of memory. Use fewer genes (--n-top-genes) or a machine with more."
-    return OTHER, f"celbo: {type(error).__name__}: {text}\nThis should not happen: CELBO_DEBUG=1 shows where it did."
+    if isinstance(error, OSError) and error.errno is not None:
+        told = f"{_place(error)} cannot be read or written: {why(error)}."
+    elif isinstance(error, MemoryError):
+        told = "out of memory. Use fewer genes (--n-top-genes) or a machine with more."
+    else:
+        told = f"{type(error).__name__}: {text}\nThis should not happen: CELBO_DEBUG=1 shows where it did."
+    return OTHER, f"celbo: {told}"
+
+
+def _place(error: OSError) -> str:
+    """Return the file of an error of the system; where it names none it may be the output, which is then given up."""
+    if error.filename:
+        return repr(os.fsdecode(error.filename))
+    try:
+        _flush()
+    except OSError:
+        sys.stdout = None  # or it would fail again at the end
+        return "the output"
+    return "a file"

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged
 from celbo.data.schema import Orientation
+from celbo.errors import say
 
 __all__ = ["denoise", "latent"]
 
@@ -46,7 +47,7 @@ def latent(
     refuse_inputs(out, model, data)
     with logged(log):
         write_frame(latent_table(Asked.open(model, data, layer=layer, orientation=orientation)), out)
-    print(out)
+    say(out)
     return 0
 
 
@@ -127,7 +128,7 @@ def denoise(
                 genes=genes,
                 seed=seed,
             )
-        print(told)
+        say(told)
         return 0
     with logged(log):
         write_denoised(
@@ -139,5 +140,5 @@ def denoise(
             n_samples=n_samples,
             seed=seed,
         )
-    print(out)
+    say(out)
     return 0

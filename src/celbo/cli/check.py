@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from celbo.cli.options import LogOptions, Switch, logged
 from celbo.data.schema import DataKeys, Orientation
-from celbo.errors import OptionError
+from celbo.errors import OptionError, say
 
 __all__ = ["check"]
 
@@ -45,5 +45,5 @@ def check(
         raise OptionError("are missing", where="the data", fix="Name at least one file of counts.")
     with logged(LogOptions(quiet=True)):
         found = check_data(list(data), **asdict(keys), orientation=orientation)
-    print(json.dumps(found.to_dict(), indent=2) if as_json else found)
+    say(json.dumps(found.to_dict(), indent=2) if as_json else found)
     return 0 if found.ok else 3

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged
 from celbo.data.schema import Orientation
-from celbo.errors import OptionError
+from celbo.errors import OptionError, say
 from celbo.pipeline.options import CompareConfig
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def compare(
     resume
         Continue the comparison in --out where it was stopped.
     force
-        Replace the comparison in --out.
+        Replace the comparison in --out, once this one is finished.
     log
         See `LogOptions`.
     """
@@ -95,8 +95,8 @@ def compare(
             force=force,
             command=shlex.join(["celbo", *sys.argv[1:]]),
         )
-    print(in_short(found))
-    print(f"\n{out / 'compare.html'}")
+    say(in_short(found))
+    say(f"\n{out / 'compare.html'}")
     return 0
 
 

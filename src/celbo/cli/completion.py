@@ -24,14 +24,14 @@ def completion(shell: Literal["bash", "zsh", "fish"] | None = None, *, install: 
     from cyclopts.completion.detect import ShellDetectionError
 
     from celbo.cli.app import make_app
-    from celbo.errors import OptionError
+    from celbo.errors import OptionError, say
 
     app = make_app("scvi")
     try:
         if install:
-            print(f"{app.install_completion(shell=shell)}\nIt works in the next shell that you start.")
+            say(f"{app.install_completion(shell=shell)}\nIt works in the next shell that you start.")
         else:
-            print(app.generate_completion(shell=shell))
+            say(app.generate_completion(shell=shell))
     except ShellDetectionError:
         raise OptionError("could not be detected", where="the shell", fix="Name it: celbo completion bash.") from None
     return 0

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, logged, table
 from celbo.data.schema import Orientation
+from celbo.errors import say
 from celbo.pipeline.options import DifferentialConfig
 
 __all__ = ["de"]
@@ -72,5 +73,5 @@ def de(
             page = differential_page(asked, options, found, source=source, command=command)
             write_differential_page(page, report)
     written = [("table", str(out)), ("report", str(report or ""))]
-    print(table([("called", found.in_short), *((name, path) for name, path in written if path)]))
+    say(table([("called", found.in_short), *((name, path) for name, path in written if path)]))
     return 0

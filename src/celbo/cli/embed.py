@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged
 from celbo.data.schema import Orientation
-from celbo.errors import OptionError, listed
+from celbo.errors import OptionError, listed, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,7 +135,7 @@ def embed(
             write_h5ad(adata, file)
         else:
             write_frame(_table(adata.obs_names, key, adata.obsm[key]), file)
-    print(file)
+    say(file)
     return 0
 
 

@@ -147,6 +147,8 @@ class LDVAEOptions:
     """Library size: each cell's total, or a latent variable with a log-normal prior for each batch."""
     latent_distribution: Literal["normal", "logistic-normal"] = "normal"
     """The decoder sees z, or softmax(z): shares of topics."""
+    scale_covariates: bool = True
+    """Centre and scale continuous covariates by the training cells; False takes them in their own units."""
     loadings_batch_norm: bool = False
     """Batch norm after the linear map, as in scvi-tools: the scale of loadings then depends on running
     variances."""
@@ -238,6 +240,8 @@ class SCVIOptions:
     """Whether the encoder sees the batch and the covariates too."""
     inject_covariates: Literal["first", "every", "every-and-output"] = "every"
     """At which layers the categorical covariates enter."""
+    scale_covariates: bool = True
+    """Centre and scale continuous covariates by the training cells; False takes them in their own units."""
     dropout_position: Literal["after", "before"] = "after"
     """Dropout after each hidden layer, or before it (on the input too, as in the code of 2018)."""
     variance_floor: float = 0.0001

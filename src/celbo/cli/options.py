@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter, Token
 
-from celbo.errors import CelboWarning, OptionError, nearest
+from celbo.errors import CelboWarning, OptionError, harmless, logger_of, nearest
 
 if TYPE_CHECKING:
     from cyclopts import App, ArgumentCollection
@@ -114,10 +114,14 @@ def asked_model(argv: Sequence[str]) -> str:
             values[name] = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
     if "--model" in values:
         return values["--model"]
-    file = values.get("--config") or (f"{values.get('--out', '')}/run.toml" if "--resume" in argv else "")
+    file = values.get("--config", "")
+    if not file and "--resume" in argv and "--out" in values:
+        from celbo.pipeline.place import options_of_run
+
+        file = str(options_of_run(Path(values["--out"])))
     try:
         return str(tomllib.loads(Path(file).read_text(encoding="utf-8")).get("model", "scvi")) if file else "scvi"
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return "scvi"  # what is wrong with the file is said when it is read
 
 
@@ -192,7 +196,9 @@ def _file_of_options(arguments: dict[str, Argument]) -> Path | None:
     if named is not None and named.tokens:
         return Path(named.tokens[-1].value)
     if resumed is not None and resumed.tokens and resumed.tokens[-1].implicit_value is True and out and out.tokens:
-        file = Path(out.tokens[-1].value) / "run.toml"
+        from celbo.pipeline.place import options_of_run
+
+        file = options_of_run(Path(out.tokens[-1].value))
         return file if file.exists() else None
     return None
 
@@ -223,7 +229,7 @@ class _Json(logging.Formatter):
 @contextmanager
 def logged(options: LogOptions) -> Iterator[None]:
     """Show celbo's log and warnings on standard error while a command works; other packages' warnings are not shown."""
-    logger, handler = logging.getLogger("celbo"), logging.StreamHandler(sys.stderr)
+    logger, handler = logger_of("celbo"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if options.log_json else _Plain())
     before = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -243,4 +249,4 @@ def logged(options: LogOptions) -> Iterator[None]:
 def table(rows: Sequence[tuple[str, str]]) -> str:
     """Return name and value in two columns."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(f"{name:<{width}}  {harmless(value)}" for name, value in rows)

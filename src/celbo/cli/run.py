@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from celbo.cli.clock import seconds_since_start
 from celbo.cli.options import DEFAULT_LOG, LogOptions, Switch, logged, options_for, table
+from celbo.errors import OptionError, say
 from celbo.pipeline.config import (
     Config,
     RunConfig,
@@ -23,6 +24,7 @@ from celbo.pipeline.config import (
     read_toml,
     to_toml,
 )
+from celbo.pipeline.place import options_of_run
 
 if TYPE_CHECKING:
     from celbo.pipeline import RunResult
@@ -59,7 +61,7 @@ def run(
     resume
         Continue the run in --out where it was stopped.
     force
-        Replace the run in --out.
+        Replace the run in --out, once this one is finished.
     print_config
         Print all options as TOML and do nothing.
     log
@@ -67,7 +69,7 @@ def run(
     """
     config = _with_data(options, data, config_file, resume)
     if print_config:
-        print(to_toml(config), end="")
+        say(to_toml(config), end="")
         return 0
     return _run(_with_model(config, RunConfig), log, resume=resume, force=force)
 
@@ -96,7 +98,7 @@ def train(
     resume
         Continue the training in --out where it was stopped.
     force
-        Replace the run in --out.
+        Replace the run in --out, once this one is finished.
     print_config
         Print all options as TOML and do nothing.
     log
@@ -104,14 +106,14 @@ def train(
     """
     config = _with_data(options, data, config_file, resume)
     if print_config:
-        print(to_toml(config), end="")
+        say(to_toml(config), end="")
         return 0
     from celbo.pipeline import train as train_job
 
     with logged(log):
         checked = _with_model(config, TrainRunConfig)
         model = train_job(config=checked, resume=resume, force=force, progress=_progress(log))
-    print(table([("model", f"{config.out}/model"), ("epochs", str(len(model.history)))]))
+    say(table([("model", f"{config.out}/model"), ("epochs", str(len(model.history)))]))
     return 0
 
 
@@ -151,7 +153,17 @@ def demo(
         selection=SelectionConfig(n_top_genes=0),
         train=replace(_RUN.train, max_epochs=max_epochs),
     )
-    return _run(_with_model(options, RunConfig), log, force=True)
+    return _run(_with_model(options, RunConfig), log, force=_is_demo(Path(out)))
+
+
+def _is_demo(folder: Path) -> bool:
+    """Whether a folder holds a demo, which another may take the place of; a run of the user's own is refused."""
+    file = folder / "run.toml"
+    if not file.is_file():
+        return False
+    if all(str(name).startswith("demo:") for name in read_toml(file).get("data", ["none"])):
+        return True
+    raise OptionError("holds a run that is no demo", where=f"{str(folder)!r}", fix="Choose another folder with --out.")
 
 
 def _with_model(options: Config, kind: type[Config]) -> Config:
@@ -167,7 +179,7 @@ def _run(config: RunConfig, log: LogOptions, *, resume: bool = False, force: boo
     command = _command()
     with logged(log):
         result = run_job(config=config, resume=resume, force=force, progress=_progress(log), command=command)
-    print(_summary(result))
+    say(_summary(result))
     return 0
 
 
@@ -180,7 +192,7 @@ def _with_data(options: Config, data: tuple[str, ...], config_file: Path | None,
     """Return the options with the files named, or else those of the file of options."""
     if data:
         return replace(options, data=data)
-    file = config_file or (Path(options.out) / "run.toml" if resume and options.out else None)
+    file = config_file or (options_of_run(Path(options.out)) if resume and options.out else None)
     if file is None or not file.exists():
         return options
     return replace(options, data=read_toml(file).get("data", ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
-from celbo.data.content import open_text
+from celbo.data.content import open_text, refuse_controls
 from celbo.data.loaded import reading
 from celbo.errors import ReadError, listed
 
@@ -37,6 +38,7 @@ _ROLES = {
     ),
 }
 """Words that say what a table of names holds: at the end of its name, or at its beginning."""
+_LONGEST_NAMES, _MOST_TIMES = 1 << 25, 20  # characters of a table of names, and how often it may be packed
 _MATRIX_WORDS = ("matrix", "mtx", "counts", "count_matrix", "quants_mat")
 _NAMES = {
     "features": "features.tsv[.gz] or genes.tsv[.gz]",
@@ -156,9 +158,22 @@ def read_names(path: Path) -> pd.DataFrame:
         if path.stat().st_size == 0:
             raise ReadError("is empty", where=str(path), fix="Copy or download it again.")
         with open_text(path) as file:
-            text = file.read(65536)
+            text = _whole_text(file, path)
             first = text.partition("\n")[0]
-            file.seek(0)
             separator = "\t" if "\t" in first or "," not in first or ".csv" not in path.name.lower() else ","
             quoting: Literal[0, 3] = 3 if separator == "\t" and '"' not in first else 0
-            return pd.read_csv(file, sep=separator, header=None, dtype=str, keep_default_na=False, quoting=quoting)
+            return pd.read_csv(
+                io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, quoting=quoting
+            )
+
+
+def _whole_text(file: io.TextIOWrapper, path: Path) -> str:
+    """Return all of a table of names, once it is known to be a text and of a size that names have."""
+    most = max(_LONGEST_NAMES, _MOST_TIMES * path.stat().st_size)
+    text = file.read(most)
+    if file.read(1):
+        value = f"{path.stat().st_size:,} bytes to more than {most:,}"
+        fix = "If it is what you think it is, unpack it yourself (gunzip) and give that."
+        raise ReadError("unpacks to too much", where=str(path), value=value, fix=fix)
+    refuse_controls(text, path, 1)
+    return text

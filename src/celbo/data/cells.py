@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from celbo.data.columns import UNLABELLED, category_codes, numeric_values
 from celbo.data.counts import CountMatrix
 from celbo.data.decimals import rounded
 from celbo.data.minibatch import Minibatch
+from celbo.data.scales import Scale, on_scales, warn_of_new_cells
 from celbo.data.scan import scan_matrix
 from celbo.data.schema import DataKeys, Schema
 from celbo.errors import CategoryError, CelboWarning, CountsError, GenesError, SchemaError, listed
@@ -26,6 +28,7 @@ __all__ = ["CellData", "open_anndata"]
 
 Codes = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +46,15 @@ class CellData:
     categorical: Codes
     """Codes of the further categorical covariates; (cells, n_categorical)."""
     continuous: Floats
-    """Values of the continuous covariates, as they are; (cells, n_continuous)."""
+    """Continuous covariates as a network sees them, on the scales of the schema; (cells, n_continuous)."""
     size_factor: Floats | None
     """Positive size factor of each cell, where the data name one; (cells,)."""
     library: Floats
     """Total counts over the genes of the model; (cells,)."""
     cell_names: npt.NDArray[np.object_]
     """Name of each cell; (cells,) str."""
+    covariates: Doubles | None = None
+    """Continuous covariates as the data have them; (cells, n_continuous)."""
 
     @property
     def n_cells(self) -> int:
@@ -60,6 +65,13 @@ class CellData:
     def n_genes(self) -> int:
         """Number of genes."""
         return self.counts.n_genes
+
+    def on_scales(self, scales: Mapping[str, Scale]) -> CellData:
+        """Return the same cells with their continuous covariates on these scales, which the schema then keeps."""
+        keys = self.schema.keys.continuous_covariate_keys
+        values = np.zeros((self.n_cells, 0)) if self.covariates is None else self.covariates
+        continuous = on_scales(values, keys, scales, self.cell_names)
+        return replace(self, continuous=continuous, schema=replace(self.schema, scales=dict(scales)))
 
     def minibatch(self, index: npt.ArrayLike) -> Minibatch:
         """Return some cells on the CPU, in the order asked for.
@@ -118,12 +130,14 @@ def open_anndata(adata: Any, keys: DataKeys, *, schema: Schema | None = None, re
     if keys.round_counts:
         matrix = rounded(matrix)
     names = tuple(genes)
-    if schema is None:
-        schema = _schema_of(adata.obs, names, keys)
-    counts = CountMatrix.from_scipy(_in_order(matrix, names, schema.genes), counts=require_counts)
-    cells = _encoded(adata.obs, counts, keys, schema)
+    known = schema or _schema_of(adata.obs, names, keys)
+    counts = CountMatrix.from_scipy(_in_order(matrix, names, known.genes), counts=require_counts)
+    cells = _encoded(adata.obs, counts, keys, known)
     if require_counts:
         _refuse_empty(cells)
+    if schema is not None:
+        cells = cells.on_scales(schema.scales)
+        warn_of_new_cells(cells.continuous, keys.continuous_covariate_keys, schema.scales)
     return cells
 
 
@@ -144,16 +158,19 @@ def _encoded(obs: pd.DataFrame, counts: CountMatrix, keys: DataKeys, schema: Sch
     categorical = np.empty((n_cells, len(keys.categorical_covariate_keys)), np.int64)
     for i, key in enumerate(keys.categorical_covariate_keys):
         categorical[:, i] = _codes(obs, key, schema.covariates[key], "covariate")
-    continuous = np.empty((n_cells, len(keys.continuous_covariate_keys)), np.float32)
+    covariates = np.empty((n_cells, len(keys.continuous_covariate_keys)), np.float64)
     for i, key in enumerate(keys.continuous_covariate_keys):
-        continuous[:, i] = _as_float32(obs[key])
+        covariates[:, i] = numeric_values(obs[key])
+    with np.errstate(over="ignore"):  # what is too large for float32 need not be so on the scales of the training cells
+        unscaled = covariates.astype(np.float32)
     return CellData(
         counts=counts,
         schema=schema,
         batch=_codes(obs, keys.batch_key, schema.batches, "batch"),
         labels=_codes(obs, keys.labels_key, schema.labels, "label"),
         categorical=categorical,
-        continuous=continuous,
+        continuous=unscaled,
+        covariates=covariates,
         size_factor=None if keys.size_factor_key is None else _as_float32(obs[keys.size_factor_key]),
         library=counts.total_counts().astype(np.float32),
         cell_names=np.array([str(name) for name in obs.index], dtype=object),

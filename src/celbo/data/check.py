@@ -28,7 +28,7 @@ from celbo.data.columns import (
 )
 from celbo.data.decimals import Look, counts_rounded, look_at, rounded_logarithms
 from celbo.data.findings import CheckResult, Finding, error, note, warning
-from celbo.data.matrix import count_matrix_of, layer_names, matrix_name
+from celbo.data.matrix import count_matrix_of, layer_names, matrix_name, repeated_positions
 from celbo.data.names import check_names, genomes_of
 from celbo.data.panels import check_panels
 from celbo.data.scan import KINDS, BadValues, Kind, Matrix, Scan, is_sparse, scan_matrix
@@ -171,7 +171,11 @@ def _checked(adata: AnnData, keys: DataKeys, *, require_counts: bool) -> CheckRe
     try:
         matrix, genes = count_matrix_of(adata, keys.layer)
         facts["n_genes"] = matrix.shape[1]
-        findings += [*_check_shape(matrix, facts["matrix"]), *check_names(adata, genes)]
+        findings += [
+            *_check_shape(matrix, facts["matrix"]),
+            *check_names(adata, genes),
+            *_check_repeats(adata, keys.layer),
+        ]
         if 0 not in matrix.shape:
             found, seen = _check_matrix(adata, keys, matrix, genes, require_counts=require_counts)
             findings += found
@@ -245,6 +249,22 @@ def _check_shape(matrix: Matrix, where: str) -> Iterable[Finding]:
         if size == 0:
             fix = "Did a filter remove them all?"
             yield error(CountsError, f"holds no {what}", where=where, value=f"shape {matrix.shape}", fix=fix)
+
+
+def _check_repeats(adata: AnnData, layer: str | None) -> Iterable[Finding]:
+    """Find positions that a sparse matrix lists more than once."""
+    found = repeated_positions(adata, layer)
+    if found is None:
+        return
+    where, value = matrix_name(adata, layer), found.value
+    if found.too_many:
+        text = "A matrix lists each cell and gene once. If they are to be added up"
+        fix, flag = f"{text}, call its sum_duplicates().", f"{text}, write the file so."
+        what = "lists the same positions again and again"
+        yield error(CountsError, what, where=where, value=value, fix=fix, flag=flag)
+        return
+    fix = "They were added up. Is the file whole?"
+    yield warning(CountsError, "lists positions more than once", where=where, value=value, fix=fix)
 
 
 def _check_matrix(

@@ -251,7 +251,7 @@ def _check_category_values(where: str, column: pd.Series[Any]) -> Iterable[Findi
         )
 
 
-def _check_numbers(where: str, column: pd.Series[Any]) -> Iterable[Finding]:
+def _check_numbers(where: str, column: pd.Series[Any], *, kept_in: type = np.float64) -> Iterable[Finding]:
     values = numeric_values(column)
     if values is None:
         value = f"{_cell(column, np.ones(len(column), bool))} is {column.iloc[0]!r}" if len(column) else ""
@@ -260,14 +260,14 @@ def _check_numbers(where: str, column: pd.Series[Any]) -> Iterable[Finding]:
         yield error(SchemaError, "does not hold numbers", where=where, value=value, fix=fix, flag=flag)
         return
     with np.errstate(over="ignore"):
-        bad = ~np.isfinite(values.astype(np.float32))
+        bad = ~np.isfinite(values.astype(kept_in))
     if bad.any():
         value = f"{_cell(column, bad)} is {values[bad][0]:g}; {bad.sum():,} such cells"
         yield error(SchemaError, "is not finite", where=where, value=value, fix="Fill it or remove these cells.")
 
 
 def _check_size_factor(where: str, column: pd.Series[Any]) -> Iterable[Finding]:
-    found = list(_check_numbers(where, column))
+    found = list(_check_numbers(where, column, kept_in=np.float32))
     yield from found
     values = numeric_values(column)
     if found or values is None:

@@ -6,14 +6,19 @@ import codecs
 import gzip
 import io
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import h5py
 
 from celbo.data.loaded import reading
 from celbo.errors import ReadError
 
-__all__ = ["content_of", "open_bytes", "open_text", "refuse_packed"]
+__all__ = ["content_of", "most_unpacked", "open_bytes", "open_text", "refuse_controls", "refuse_packed"]
+
+_MOST_TIMES, _FEWEST_BYTES = 100, 1 << 27
+"""How many times its size a gzipped text may unpack to, and what any may. Tables, mostly zeros, take 3 to 50 times."""
+_CONTROLS = "".join(chr(code) for code in (*range(9), 11, 12, *range(14, 32), 127))
+"""Characters that no table of names or numbers has, beside tab and ends of lines."""
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -33,6 +38,7 @@ _UNPACK = {
     "zip": "Unpack it first: unzip FILE.",
     "zstd": "Unpack it first: unzstd FILE.",
     "tar": "Unpack it first: tar xf FILE.",
+    "gzip": "It was gzipped three times or more: unpack it first with gunzip.",
 }
 
 
@@ -52,22 +58,74 @@ def _kind(head: bytes) -> str:
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "text")
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def most_unpacked(path: Path, *, times: int = _MOST_TIMES) -> int:
+    """Return how many bytes of text a file is believed to hold: its size, or `times` that where it is gzipped."""
+    with path.open("rb") as file:
+        packed = _kind(file.read(512)) == "gzip"
+    size = path.stat().st_size
+    return max(_FEWEST_BYTES, times * size) if packed else size
+
+
+class _Unpacked(io.RawIOBase):
+    """What was gzipped, up to as much as is believed of it."""
+
+    def __init__(self, packed: BinaryIO, path: Path, most: int) -> None:
+        self.file = gzip.GzipFile(fileobj=packed, mode="rb")
+        self.packed, self.path, self.most = packed, path, most
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place in the text."""
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the place in the text."""
+        return self.file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with the next bytes, and return how many there were."""
+        n = self.file.readinto(buffer)
+        if self.file.tell() > self.most:
+            value = f"{self.path.stat().st_size:,} bytes to more than {self.most:,}"
+            fix = "If it is what you think it is, unpack it yourself (gunzip) and give that."
+            raise ReadError("unpacks to too much", where=str(self.path), value=value, fix=fix)
+        return n
+
+    def close(self) -> None:
+        """Close it and the file below."""
+        if not self.closed:
+            self.file.close()
+            self.packed.close()
+        super().close()
+
+
+def open_bytes(path: Path, *, times: int = _MOST_TIMES) -> BinaryIO:
     """Open a file to read; what is gzipped, once or twice, comes out unpacked.
 
     Raises
     ------
     ReadError
-        If it, or what was gzipped, is packed another way; or if an HDF5 file was gzipped.
+        If it, or what was gzipped, is packed another way; or if an HDF5 file was gzipped. From a file that unpacks to
+        more than `times` its size while it is read.
     """
+    most = most_unpacked(path, times=times)
     file: BinaryIO = path.open("rb")
     try:
-        while (kind := _kind(head := file.read(512))) == "gzip":
-            file.seek(0)
-            inner, file = file, cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb"))
-            file.myfileobj = inner  # type: ignore[attr-defined]  # so that it is closed with it
+        kind = _kind(head := file.read(512))
+        for _ in range(2):
+            if kind == "gzip":
+                file.seek(0)
+                file = cast("BinaryIO", io.BufferedReader(_Unpacked(file, path, most), 1 << 18))
+                kind = _kind(head := file.read(512))
         file.seek(0)
-    except Exception:
+    except BaseException:
         file.close()
         raise
     if kind == "text":
@@ -105,6 +163,25 @@ def open_text(path: Path) -> io.TextIOWrapper:
         raise
     encoding = next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8-sig")
     return io.TextIOWrapper(cast("io.BufferedReader", file), encoding=encoding, newline="")
+
+
+def refuse_controls(text: str, path: Path, line: int) -> None:
+    """Raise for a character that no text of names and numbers holds, such as a NUL.
+
+    Parameters
+    ----------
+    text
+        Some of the file.
+    path
+        The file.
+    line
+        Number of the first line of `text`.
+    """
+    if any(character in text for character in _CONTROLS):  # ten times as fast as a pattern
+        at = min(text.index(character) for character in _CONTROLS if character in text)
+        value = f"line {line + text.count(chr(10), 0, at):,} has the character 0x{ord(text[at]):02x}"
+        fix = "It is damaged, or no text; copy or download it again."
+        raise ReadError("holds what no text file holds", where=str(path), value=value, fix=fix)
 
 
 def refuse_packed(path: Path) -> None:

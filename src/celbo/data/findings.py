@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from celbo.data.advice import Forecast, call_of, command_of, forecast
 from celbo.data.schema import DataKeys
-from celbo.errors import CelboError, CelboWarning, listed, tells_flags
+from celbo.errors import CelboError, CelboWarning, harmless, listed, tells_flags
 
 __all__ = ["CheckResult", "Finding", "error", "note", "warning"]
 
@@ -224,7 +224,7 @@ class CheckResult:
         if self.ok:
             fine = "OK: these are counts that a model can be trained on."
             lines.append("A model can be trained on these; read the warnings first." if self.warnings else fine)
-        return "\n".join([*lines, *self._advice()])
+        return "\n".join([*map(harmless, lines), *(harmless(line, lines=True) for line in self._advice())])
 
     def _advice(self) -> list[str]:
         """Return the run to start, and what it will take."""

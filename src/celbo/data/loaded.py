@@ -15,10 +15,21 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from celbo.data.scan import Matrix, check_sparse, is_sparse
+from celbo.data.repeats import repeats_in, summed
+from celbo.data.scan import Matrix, check_sparse, is_sparse, signed
 from celbo.errors import CelboError, CelboWarning, ReadError
 
-__all__ = ["Loaded", "as_csr", "check_whole", "gene_expression_only", "named", "reading", "with_symbols"]
+__all__ = [
+    "Loaded",
+    "as_csr",
+    "check_whole",
+    "gene_expression_only",
+    "named",
+    "reading",
+    "repeats_told",
+    "whole",
+    "with_symbols",
+]
 
 GENE_EXPRESSION = "Gene Expression"
 
@@ -57,16 +68,9 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise ReadError(f"cannot be read as {what}", where=str(path), value=value, fix=fix) from None
 
 
-def as_csr(matrix: Matrix, path: Path) -> Matrix:
-    """Return a matrix as CSR; a dense one of which fewer than half the values are zero is left as it is.
-
-    Raises
-    ------
-    ReadError
-        If a sparse matrix points outside its shape.
-    """
+def as_csr(matrix: Matrix) -> Matrix:
+    """Return a matrix, known to be whole, as CSR; a dense one with fewer than half zeros is left as it is."""
     if is_sparse(matrix):
-        check_whole(matrix, path)
         return matrix if matrix.format == "csr" else matrix.tocsr()
     if isinstance(matrix, np.ndarray) and matrix.dtype.kind in "biuf" and matrix.ndim == 2:
         return sp.csr_matrix(matrix) if np.count_nonzero(matrix) <= matrix.size / 2 else matrix
@@ -79,8 +83,46 @@ def check_whole(matrix: Matrix, path: Path) -> None:
         return
     try:
         check_sparse(matrix)
+        if matrix.data.size > matrix.indptr[-1]:
+            raise IndexError(f"{matrix.data.size - int(matrix.indptr[-1]):,} of its values belong to no row or column")
     except IndexError as problem:
         raise ReadError("holds a damaged matrix", where=str(path), value=str(problem), fix="Copy it again.") from None
+
+
+def whole(matrix: Matrix, path: Path, *, where: str = "") -> tuple[Matrix, list[str]]:
+    """Return a matrix with each position once and pointers that compiled code can follow, and what to say of it.
+
+    Raises
+    ------
+    ReadError
+        If a sparse matrix points outside its shape, or lists the same positions again and again.
+    """
+    if not is_sparse(matrix):
+        return matrix, []
+    check_whole(matrix, path)
+    matrix = signed(matrix)
+    notes = repeats_told(matrix, path, where=where)
+    return (summed(matrix) if notes else matrix), notes
+
+
+def repeats_told(matrix: Matrix, path: Path, *, where: str = "") -> list[str]:
+    """Return a note where a matrix lists positions more than once; whoever reads it is to add them up.
+
+    Raises
+    ------
+    ReadError
+        If it does so for more of its values than a slip can be.
+    """
+    found = repeats_in(matrix)
+    if found is None:
+        return []
+    if found.too_many:
+        fix = "A matrix lists each cell and gene once. Add them up where you write it, if that is what they mean."
+        place = f"{path}{where and ', '}{where}"
+        raise ReadError("lists the same positions again and again", where=place, value=found.value, fix=fix)
+    return [
+        f"Values at positions that are listed more than once were added up{where and f' in {where}'}: {found.value}."
+    ]
 
 
 def named(counts: Matrix, obs: pd.DataFrame, var: pd.DataFrame) -> AnnData:

@@ -10,10 +10,11 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from celbo.data.scan import Matrix, is_sparse
+from celbo.data.repeats import Repeats, repeats_in, summed
+from celbo.data.scan import Matrix, check_sparse, is_sparse, signed
 from celbo.errors import CountsError, OptionError, ReadError, SchemaError, listed, nearest
 
-__all__ = ["count_matrix_of", "layer_names", "matrix_name"]
+__all__ = ["count_matrix_of", "layer_names", "matrix_name", "repeated_positions"]
 
 
 def count_matrix_of(adata: AnnData, layer: str | None) -> tuple[Matrix, NDArray[np.object_]]:
@@ -79,6 +80,27 @@ def _text(name: object) -> str:
     return "" if pd.isna(name) is True else str(name)  # type: ignore[call-overload]
 
 
+def _sound(matrix: Matrix, where: str) -> Matrix:
+    """Return a sparse matrix that compiled code can follow, each position once; the same object where it is so."""
+    try:
+        check_sparse(matrix)
+    except IndexError as problem:
+        fix = "The matrix or its file is damaged; write it again."
+        raise CountsError("is not a valid sparse matrix", where=where, value=str(problem), fix=fix) from None
+    matrix = signed(matrix)
+    return summed(matrix) if repeats_in(matrix) else matrix
+
+
+def repeated_positions(adata: AnnData, layer: str | None) -> Repeats | None:
+    """Return the positions that a matrix in memory lists more than once; None where there are none, or it is in a file.
+
+    `count_matrix_of` adds them up.
+    """
+    where = matrix_name(adata, layer)
+    found: Any = adata.layers[layer] if where.startswith("layer") else (adata.raw if where == "adata.raw" else adata).X
+    return repeats_in(found) if is_sparse(found) and found.format in {"csr", "csc"} else None
+
+
 def _in_memory(found: Any, where: str) -> Matrix:
     """Return a matrix that may lie in a file as CSR, CSC or a plain array."""
     try:
@@ -97,4 +119,4 @@ def _in_memory(found: Any, where: str) -> Matrix:
         fix = "Make it a matrix of integers or floats, (cells, genes)."
         value = f"dtype {matrix.dtype}" + (f", {matrix.ndim} axes" if matrix.ndim != 2 else "")
         raise CountsError("does not hold real numbers", where=where, value=value, fix=fix)
-    return matrix
+    return _sound(matrix, where) if is_sparse(matrix) else matrix

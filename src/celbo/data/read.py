@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from celbo.data.naming import unique_names
 from celbo.data.schema import Orientation
 from celbo.data.tables import read_table
 from celbo.data.tenx import read_mtx
-from celbo.errors import CelboWarning, OptionError, ReadError, listed, nearest
+from celbo.errors import CelboWarning, OptionError, ReadError, listed, logger_of, nearest
 
 __all__ = ["read"]
 
@@ -50,7 +49,7 @@ _FIXES = {
     ".npy": _NO_NAMES,
     ".npz": _NO_NAMES,
 }
-_log = logging.getLogger("celbo")
+_log = logger_of("celbo")
 
 AnyPath = str | PathLike[str]
 
@@ -168,6 +167,9 @@ def _read_one(source: Source, orientation: Orientation) -> Loaded:
 def _check_there(path: Path) -> None:
     try:
         if path.exists():
+            if not (path.is_file() or path.is_dir()):
+                fix = "Write its contents into a file, and give that."
+                raise ReadError("is neither a file nor a folder", where=str(path), fix=fix)
             if not os.access(path, os.R_OK):
                 raise ReadError("may not be read", where=str(path), fix="Ask for the right to read it, or copy it.")
             return

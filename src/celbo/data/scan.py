@@ -17,12 +17,12 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "BadValues", "Kind", "Matrix", "Scan", "check_sparse", "is_sparse", "scan_matrix"]
+__all__ = ["KINDS", "BadValues", "Kind", "Matrix", "Scan", "check_sparse", "is_sparse", "scan_matrix", "signed"]
 
 Matrix: TypeAlias = Any  # a scipy CSR or CSC matrix, or a NumPy array, of shape (cells, genes)
 Kind = Literal["nan", "inf", "negative", "fractional", "large"]
 KINDS: tuple[Kind, ...] = ("nan", "inf", "negative", "fractional", "large")
-LARGEST_COUNT = 2**32 - 1
+LARGEST_COUNT = 2**32 - 1  # single precision rounds it up: values are compared with the next number, which it has
 BLOCK = 1 << 17  # values a block: small enough for the cache, large enough to hide the cost of a Python call
 _LARGEST_TABLE = 500_000_000  # groups x genes beyond which groups are not told apart
 
@@ -51,7 +51,7 @@ class _Run:
     def holds_counts(self) -> bool:
         """Return whether every value is a count over 0; False for a NaN."""
         values = self.values
-        if not (values.size and values.min() > 0 and values.max() <= LARGEST_COUNT):
+        if not (values.size and values.min() > 0 and values.max() < LARGEST_COUNT + 1):
             return False
         return values.dtype.kind in "biu" or bool((np.floor(values) == values).all())
 
@@ -225,8 +225,30 @@ def check_sparse(matrix: Matrix) -> None:
         _check_minor(matrix.indices[low : min(low + BLOCK, stored)], matrix.shape[1 if matrix.format == "csr" else 0])
 
 
+def signed(matrix: Matrix) -> Matrix:
+    """Return a CSR or CSC matrix, known to be whole, with the signed pointers that compiled code wants.
+
+    It is the same object where it has them.
+    """
+    kinds = {matrix.indptr.dtype, matrix.indices.dtype}
+    if len(kinds) == 1 and kinds <= {np.dtype(np.int32), np.dtype(np.int64)}:
+        return matrix
+    narrow = max(int(matrix.indptr[-1]), *matrix.shape) < np.iinfo(np.int32).max
+    kind = np.int32 if narrow else np.int64
+    parts = (matrix.data, matrix.indices.astype(kind), matrix.indptr.astype(kind))
+    return type(matrix)(parts, shape=matrix.shape, copy=False)
+
+
 def _starts(matrix: Matrix) -> NDArray[np.int64]:
-    starts = np.asarray(matrix.indptr, np.int64)
+    for name, part in (("pointers", matrix.indptr), ("positions", matrix.indices)):
+        if part.dtype.kind not in "iu" or part.ndim != 1:
+            raise IndexError(f"the {name} of the sparse matrix are {part.dtype}, not whole numbers")
+    if matrix.data.ndim != 1 or matrix.data.size != matrix.indices.size:
+        raise IndexError(f"the sparse matrix has {matrix.data.size:,} values, {matrix.indices.size:,} positions")
+    n_major = matrix.shape[0 if matrix.format == "csr" else 1]
+    if matrix.indptr.size != n_major + 1:
+        raise IndexError(f"the sparse matrix has {matrix.indptr.size - 1:,} pointers for {n_major:,} rows or columns")
+    starts: NDArray[np.int64] = matrix.indptr.astype(np.int64, copy=False)
     if starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] > min(matrix.data.size, matrix.indices.size):
         raise IndexError("the row pointers of the sparse matrix are out of order")
     return starts
@@ -271,7 +293,7 @@ def _scan_block(found: _Block | _Run, tally: _Tally) -> _Part:
 def _bad_values(block: _Block) -> tuple[dict[Kind, BadValues], float]:
     values, cells, genes = block.values, block.cells, block.genes
     largest = float(values.max())
-    if largest <= LARGEST_COUNT and (values.dtype.kind in "bu" or bool(_are_counts(values).all())):
+    if largest < LARGEST_COUNT + 1 and (values.dtype.kind in "bu" or bool(_are_counts(values).all())):
         return {}, largest  # the comparison is False for a NaN
     at = np.flatnonzero(~_are_counts(values))
     kinds = _kinds_of(values[at])
@@ -290,7 +312,7 @@ def _bad_values(block: _Block) -> tuple[dict[Kind, BadValues], float]:
 def _are_counts(values: NDArray[Any]) -> NDArray[np.bool_]:
     if values.dtype.kind == "b":
         return np.ones(values.shape, bool)
-    fine = (values >= 0) & (values <= LARGEST_COUNT)
+    fine = (values >= 0) & (values < LARGEST_COUNT + 1)
     return cast("NDArray[np.bool_]", fine & (np.floor(values) == values) if values.dtype.kind == "f" else fine)
 
 

@@ -1,10 +1,12 @@
-"""What a data set is made of: the names a model must know, and nothing of the numbers."""
+"""What a data set is made of: the names that a model must know, and the units of what is not counted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from celbo.data.scales import Scale
 
 __all__ = ["DataKeys", "Orientation", "Schema"]
 
@@ -48,6 +50,8 @@ class Schema:
     covariates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Categories of each further categorical covariate, by column name."""
     keys: DataKeys = field(default_factory=DataKeys)
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+    """Centre and scale of each continuous covariate, of the training cells; one without enters in its own unit."""
 
     @property
     def genes(self) -> tuple[str, ...]:
@@ -77,6 +81,7 @@ class Schema:
             "labels": list(self.labels),
             "covariates": {name: list(values) for name, values in self.covariates.items()},
             "keys": asdict(self.keys),
+            "scales": {name: list(scale) for name, scale in self.scales.items()},
         }
 
     @classmethod
@@ -89,4 +94,5 @@ class Schema:
             labels=tuple(saved["labels"]),
             covariates={name: tuple(values) for name, values in saved["covariates"].items()},
             keys=DataKeys(**keys),
+            scales={str(name): Scale.from_saved(scale) for name, scale in saved.get("scales", {}).items()},
         )

@@ -16,12 +16,17 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from celbo.data.content import refuse_controls
+from celbo.data.declared import most_believed, refuse_boast
 from celbo.data.scan import Matrix
 from celbo.errors import ReadError
 
 __all__ = ["Table", "is_number", "numbered", "parsed"]
 
-_LINES = 512  # lines of a table that are dense at once
+_LINES, _VALUES = 512, 1 << 23  # lines of a table, and values, that are dense at once
+_BYTES = 12  # of memory for a value that is not zero
+_READ, _FEWEST_LONG = 1 << 20, 1 << 22  # characters that are read at once, and of a line that is long
+_LONGEST, _MOST_FIELDS = 1 << 26, 1 << 23  # characters and fields of a line
 _DELIMITERS = (",", "\t", ";", " ")
 _SPACES = re.compile(" +")
 _QUOTED = re.compile(r'"[^"]*"')
@@ -61,7 +66,7 @@ def parsed(file: io.TextIOWrapper, path: Path) -> Table:
         If it is no such table, or holds text among the numbers; the message names the line, or the row and the column.
     """
     comments: list[str] = []
-    lines = _told_lines(file, comments)
+    lines = _told_lines(file, comments, path)
     head = list(islice(lines, 2))
     if len(head) < 2:
         fix = "It needs a line of names and at least one line of counts."
@@ -71,22 +76,42 @@ def parsed(file: io.TextIOWrapper, path: Path) -> Table:
     reader = _reader(head[0][1], head[1], path)
     rows: list[str] = []
     blocks: list[Matrix] = []
-    for block in _blocks(head[1], lines):
+    believed, stored = most_believed(path.stat().st_size), 0
+    for block in _blocks(head[1], lines, len(reader.columns)):
         names, values = reader.read(block)
         rows += names
         blocks.append(values)
+        stored += _BYTES * (values.nnz + len(names))
+        if stored > believed:
+            refuse_boast(stored, path.stat().st_size, path)
     columns = [name for at, name in enumerate(reader.columns) if at not in reader.texts]
     texts = {reader.columns[at]: values for at, values in reader.texts.items()}
     return Table(sp.vstack(blocks, format="csr"), rows, columns, reader.corner, texts, reader.notes())
 
 
-def _told_lines(file: io.TextIOWrapper, comments: list[str]) -> Iterator[Line]:
+def _told_lines(file: io.TextIOWrapper, comments: list[str], path: Path) -> Iterator[Line]:
     """Return the lines that are neither empty nor comments, which go into `comments`."""
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_lines(file, path), 1):
         if line.startswith("#"):
             comments[:] = [line]
         elif line.strip():
             yield number, line
+
+
+def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
+    """Return all lines of a file that holds none but those of a text."""
+    number, rest = 1, ""
+    while text := file.read(_READ):
+        refuse_controls(text, path, number)
+        lines = list(io.StringIO(rest + text, newline=""))
+        rest = lines.pop()  # it may go on
+        yield from lines
+        number += len(lines)
+        if len(rest) > _FEWEST_LONG and (len(rest) > _LONGEST or max(map(rest.count, _DELIMITERS)) > _MOST_FIELDS):
+            value = f"line {number:,} has more than {len(rest):,} characters"
+            raise ReadError("is not a table", where=str(path), value=value, fix="A line is a row, and ends.")
+    if rest:
+        yield rest
 
 
 def _names_columns(comment: str, line: str) -> bool:
@@ -110,11 +135,12 @@ def numbered(names: list[str]) -> bool:
     return any(names == [str(start + i) for i in range(len(names))] for start in (0, 1))
 
 
-def _blocks(first: Line, rest: Iterator[Line]) -> Iterator[list[Line]]:
-    block = [first, *islice(rest, _LINES)]
+def _blocks(first: Line, rest: Iterator[Line], n_columns: int) -> Iterator[list[Line]]:
+    n_lines = max(1, min(_LINES, _VALUES // max(1, n_columns)))
+    block = [first, *islice(rest, n_lines - 1)]
     while block:
         yield block
-        block = list(islice(rest, _LINES))
+        block = list(islice(rest, n_lines))
 
 
 def _fields(line: str, delimiter: str) -> list[str]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import codecs
 import re
-from dataclasses import dataclass
+from contextlib import closing
 from functools import reduce
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.io
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from celbo.data.beside import Names, is_matrix, names_beside, own_words, read_names, same_names
-from celbo.data.content import open_bytes
-from celbo.data.loaded import Loaded, gene_expression_only, reading, with_symbols
+from celbo.data.loaded import Loaded, gene_expression_only, reading, repeats_told, with_symbols
+from celbo.data.market import narrowed, open_market
 from celbo.data.scan import Matrix
 from celbo.errors import ReadError, listed
 
@@ -98,12 +96,13 @@ def read_mtx(matrix: Path, *others: Path) -> Loaded:
         return _read_parts((matrix, *others))
     names = names_beside(matrix)
     features, cells = read_names(names.features), read_names(names.barcodes)
-    with reading(matrix, "a Matrix Market file"):
-        stored = _matrix_market(matrix)
-        counts, heads, turned = _by_cell(stored, features, cells, matrix)
+    with reading(matrix, "a Matrix Market file"), closing(open_market(matrix)) as market:
+        heads, turned = _lying(market.shape, features, cells, matrix)
+        counts, repeated = _by_cell(market.matrix(), matrix, turned=turned)
     features, cells = _headed(features, heads[0]), _headed(cells, heads[1])
     both = zip((names.features, names.barcodes), heads, strict=True)
-    notes = [f"Took the first line of {path.name} for a heading." for path, head in both if head]
+    notes = _linked(matrix, names)
+    notes += [f"Took the first line of {path.name} for a heading." for path, head in both if head]
     if turned and not _CELLS_FIRST.search(matrix.name):
         notes.append("The matrix is cells x genes, not genes x cells as 10x writes it.")
     ids, symbols, types = _feature_columns(features)
@@ -116,35 +115,15 @@ def read_mtx(matrix: Path, *others: Path) -> Loaded:
     adata = with_symbols(counts if keep.all() else counts[:, keep], barcodes, symbols[keep], var)
     for name, values in obs.items():
         adata.obs[name] = values.to_numpy()
-    return Loaded(adata, "10x mtx", [*notes, *more])
+    return Loaded(adata, "10x mtx", [*notes, *repeated, *more])
 
 
-@dataclass
-class _Stream:
-    """A file for SciPy's compiled reader: an exception that passes through it would end the process."""
-
-    file: BinaryIO
-    problem: Exception | None = None
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes; none from an error on."""
-        try:
-            return self.file.read(size)
-        except Exception as problem:
-            self.problem = problem
-            return b""
-
-
-def _matrix_market(path: Path) -> Matrix:
-    with open_bytes(path) as file:
-        if not file.read(3).startswith(codecs.BOM_UTF8):
-            file.seek(0)
-        stream = _Stream(file)
-        try:
-            return scipy.io.mmread(cast("BinaryIO", stream))
-        finally:
-            if stream.problem is not None:
-                raise stream.problem
+def _linked(matrix: Path, names: Names) -> list[str]:
+    """Return notes of files that are links to what lies outside the folder: who made the folder chose what is read."""
+    inside = matrix.parent.resolve()
+    files = [path for path in (matrix, names.features, names.barcodes, names.symbols) if path is not None]
+    outside = [path for path in files if path.is_symlink() and inside not in path.resolve().parents]
+    return [f"{path.name} is a link to {path.resolve()}, which was read." for path in outside]
 
 
 def _read_parts(matrices: tuple[Path, ...]) -> Loaded:
@@ -168,22 +147,29 @@ def _read_parts(matrices: tuple[Path, ...]) -> Loaded:
     return whole
 
 
-def _by_cell(
-    found: Matrix, features: pd.DataFrame, cells: pd.DataFrame, path: Path
-) -> tuple[Matrix, tuple[int, int], bool]:
-    """Return the matrix as (cells, features) CSR, the headings of the tables of names, and whether it lay so."""
+def _lying(
+    shape: tuple[int, int], features: pd.DataFrame, cells: pd.DataFrame, path: Path
+) -> tuple[tuple[int, int], bool]:
+    """Return how many lines of the tables of names are headings, and whether the matrix lies cells x genes."""
     turns = (True, False) if _CELLS_FIRST.search(path.name) else (False, True)
     for heads in ((0, 0), (1, 1), (1, 0), (0, 1)):
-        shape = (len(features) - heads[0], len(cells) - heads[1])
+        named = (len(features) - heads[0], len(cells) - heads[1])
         for turned in turns:
-            if found.shape == (shape[::-1] if turned else shape):
-                counts = sp.csr_matrix(found if turned else found.T)
-                counts.sort_indices()
-                return _narrowed(counts), heads, turned
-    value = f"it is {found.shape[0]:,} x {found.shape[1]:,}, the names are of {len(features):,} features and "
+            if shape == (named[::-1] if turned else named):
+                return heads, turned
+    value = f"it is {shape[0]:,} x {shape[1]:,}, the names are of {len(features):,} features and "
     value += f"{len(cells):,} barcodes"
     fix = "Do the files belong together, and is each of them whole?"
     raise ReadError("does not fit the names beside it", where=str(path), value=value, fix=fix)
+
+
+def _by_cell(found: Matrix, path: Path, *, turned: bool) -> tuple[Matrix, list[str]]:
+    """Return the matrix as (cells, features) CSR, and a note of positions that it lists more than once."""
+    notes = repeats_told(found, path)
+    counts = sp.csr_matrix(found if turned else found.T)
+    counts.sort_indices()
+    counts.data = narrowed(counts.data)
+    return counts, notes
 
 
 def _headed(table: pd.DataFrame, head: int) -> pd.DataFrame:
@@ -227,11 +213,3 @@ def _check_length(symbols: NDArray[np.object_], ids: NDArray[np.object_], path: 
     if len(symbols) != len(ids):
         value = f"{len(symbols):,} names, {other.name} has {len(ids):,}"
         raise ReadError("does not fit the identifiers beside it", where=str(path), value=value, fix="Copy both again.")
-
-
-def _narrowed(counts: Matrix) -> Matrix:
-    """Return values as float32 where that is exact, which is what scanpy's functions expect."""
-    narrow: NDArray[np.float32] = counts.data.astype(np.float32)
-    if np.array_equal(narrow, counts.data):
-        counts.data = narrow
-    return counts

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from celbo.embed.values import Floats, Space, Values, at_least, imported, one_of, quiet, space_of
+from celbo.kernels.forked import refuse_forked
 
 __all__ = ["TSNE", "UMAP", "fit_tsne", "fit_umap"]
 
@@ -187,6 +188,7 @@ def fit_umap(
     InputError
         If values are not finite.
     """
+    refuse_forked("umap")
     umap = imported("umap", package="umap-learn", method="umap")
     one_of("init", init, ("spectral", "pca", "random"))
     one_of("metric", metric, ("euclidean", "cosine", "correlation", "manhattan"))

@@ -6,7 +6,6 @@ looks for them among principal components.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,14 +20,14 @@ from celbo.embed.linear import ICA, PCA, fit_ica, fit_pca
 from celbo.embed.maps import TSNE, UMAP, fit_tsne, fit_umap
 from celbo.embed.source import Embedding, FitT, Source
 from celbo.embed.values import quiet
-from celbo.errors import CelboWarning, OptionError
+from celbo.errors import CelboWarning, OptionError, logger_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["METHODS", "diffusion_map", "factor_analysis", "forceatlas2", "ica", "key_beside", "pca", "tsne", "umap"]
 
-_log = logging.getLogger("celbo.embed")
+_log = logger_of("celbo.embed")
 
 
 def pca(

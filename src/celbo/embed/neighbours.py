@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from celbo.embed.values import imported, quiet
+from celbo.kernels.forked import refuse_forked
 
 __all__ = ["EXACT_UP_TO", "approximate_neighbours", "write_neighbours"]
 
@@ -36,6 +37,7 @@ def write_neighbours(adata: AnnData, slot: str, *, n_neighbors: int, seed: int) 
     seed
         Of the search, where there are more than `EXACT_UP_TO` cells.
     """
+    refuse_forked("The graph of neighbours")
     sc = imported("scanpy", package="scanpy", method="the graph of neighbours")
     search: Any = "sklearn" if adata.n_obs <= EXACT_UP_TO else _Search(n_neighbors, seed)
     with quiet():

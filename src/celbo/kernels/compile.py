@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numba
 
-__all__ = ["SPLIT_SUMS", "compiled"]
+__all__ = ["SPLIT_SUMS", "compiled", "serial"]
 
 SPLIT_SUMS = frozenset({"reassoc", "nsz"})
 """Flags for `compiled`: a sum is split over vector lanes."""
@@ -32,3 +34,12 @@ def compiled(*, parallel: bool = False, flags: frozenset[str] = frozenset()) -> 
         return made
 
     return decorate
+
+
+@cache
+def serial(kernel: Any) -> Any:
+    """Return a kernel without threads that gives the same bits: for processes whose threads were lost in a fork."""
+    function = kernel.py_func
+    twin = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    twin.__qualname__ = f"{function.__qualname__}_serial"  # a name of its own in the cache on disk
+    return compiled(flags=frozenset(kernel.targetoptions["fastmath"]))(twin)

@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from celbo.kernels import cpu_rows as rows_
+from celbo.kernels.compile import serial
+from celbo.kernels.forked import is_forked, watch
 
 __all__ = ["KINDS", "as_array", "fused_log_prob", "run_parallel"]
 
@@ -35,6 +37,7 @@ _NO_ENTRIES, _NO_TABLE, _NO_ROWS = np.empty((0, 0, 0), np.float32), np.empty((0,
 # OpenMP shares the machine with torch best; a layer that the user chose, or that runs already, stays.
 _config: Any = numba.config
 _config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+watch()
 _one_at_a_time = threading.Lock()  # the workqueue layer aborts the process on concurrent calls
 
 
@@ -156,7 +159,10 @@ def as_array(tensor: Tensor) -> Array:
 
 
 def run_parallel(kernel: Any, *arguments: Any) -> None:
-    """Call a parallel kernel with as many threads as torch has."""
+    """Call a parallel kernel with as many threads as torch has; serially in a process that was forked after it ran."""
+    if is_forked():
+        serial(kernel)(*arguments)
+        return
     threads = torch.get_num_threads()
     with _one_at_a_time:
         numba.set_num_threads(min(threads, _config.NUMBA_NUM_THREADS))

@@ -28,7 +28,7 @@ from celbo.errors import InputError, OptionError
 from celbo.models.base import DenoisingModel
 from celbo.models.options import Indices
 from celbo.nn.latent import Latent, PointPosterior
-from celbo.nn.layers import GeneLinear
+from celbo.nn.layers import GeneLinear, torch_linear
 from celbo.nn.mlp import MLP, Activation
 from celbo.nn.transforms import InputTransform, TransformName
 from celbo.posterior.stream import encoded_blocks, evaluating, place_of
@@ -113,7 +113,7 @@ class CentredInput(nn.Module):
 class AutoencoderNetwork(nn.Module):
     """The equations of the module's docstring."""
 
-    def __init__(self, config: AutoencoderConfig, schema: Schema) -> None:
+    def __init__(self, config: AutoencoderConfig, schema: Schema, generator: Generator) -> None:
         super().__init__()
         if config.n_latent >= schema.n_genes:
             raise OptionError(
@@ -121,10 +121,10 @@ class AutoencoderNetwork(nn.Module):
                 fix="With as many dimensions as genes a network learns to copy.",
             )  # fmt: skip
         self.input = CentredInput(config.transform, schema.n_genes)
-        self.encoder = _stack(config, schema.n_genes, config.widths, config.dropout_rate)
-        self.code = nn.Linear(self.encoder.n_out, config.n_latent)
-        self.decoder = _stack(config, config.n_latent, config.widths[::-1], 0.0)
-        self.output = GeneLinear(self.decoder.n_out, schema.n_genes, fan_in=self.decoder.n_out)
+        self.encoder = _stack(config, schema.n_genes, config.widths, config.dropout_rate, generator)
+        self.code = torch_linear(self.encoder.n_out, config.n_latent, generator=generator)
+        self.decoder = _stack(config, config.n_latent, config.widths[::-1], 0.0, generator)
+        self.output = GeneLinear(self.decoder.n_out, schema.n_genes, fan_in=self.decoder.n_out, generator=generator)
 
     def prepare(self, data: CellData, train: np.ndarray) -> None:
         """Fit the transform to the training cells and start at the mean of each gene."""
@@ -171,13 +171,16 @@ class AutoencoderNetwork(nn.Module):
         return latent.z.sample(n_samples, generator), batch.library.log()[None]
 
 
-def _stack(config: AutoencoderConfig, n_in: int, widths: tuple[int, ...], dropout_rate: float) -> MLP:
+def _stack(
+    config: AutoencoderConfig, n_in: int, widths: tuple[int, ...], dropout_rate: float, generator: Generator
+) -> MLP:
     return MLP(
         n_in,
         widths,
         activation="linear" if config.linear else config.activation,
         batch_norm=config.batch_norm and not config.linear,
         dropout_rate=0.0 if config.linear else dropout_rate,
+        generator=generator,
     )
 
 

@@ -77,14 +77,15 @@ class AutoImputeConfig:
 class AutoImputeNetwork(nn.Module):
     """The equations of the module's docstring; one minibatch in, squared log2 units per cell out."""
 
-    def __init__(self, config: AutoImputeConfig, schema: Schema) -> None:
+    def __init__(self, config: AutoImputeConfig, schema: Schema, generator: Generator) -> None:
         super().__init__()
         n, k = schema.n_genes, config.n_hidden
         self.transform = InputTransform("log2-normalised", n)
-        self.encoder = SparseLinear(n, k, fan_in=n)
-        self.decoder = GeneLinear(k, n, fan_in=k)
+        self.encoder = SparseLinear(n, k, fan_in=n, generator=generator)
+        self.decoder = GeneLinear(k, n, fan_in=k, generator=generator)
         for name, parameter in self.named_parameters():
-            nn.init.normal_(parameter, std=config.init_bias_std if name.endswith("bias") else config.init_std)
+            std = config.init_bias_std if name.endswith("bias") else config.init_std
+            nn.init.normal_(parameter, std=std, generator=generator)
 
     def encode(self, batch: Minibatch, generator: Generator | None = None) -> Latent[PointPosterior]:
         """Return the hidden units, (cells, units), from 0 to 1."""

@@ -20,6 +20,8 @@ import torch
 from celbo.data.cells import CellData, open_anndata
 from celbo.data.described import Described
 from celbo.data.obs import HasObs
+from celbo.data.sampler import split_cells
+from celbo.data.scales import scales_of, warn_of_columns, warn_of_units
 from celbo.data.schema import Schema
 from celbo.errors import InputError, NotTrainedError
 from celbo.models import questions
@@ -106,13 +108,16 @@ class Model(Generic[ConfigT]):
         self.config: ConfigT = config
         self.schema = schema
         self.seed = seed
+        self._hold(data, adata)
+        self.fitted: FitResult | None = None
+        # Not from torch's global generator: models made at once in several threads share that one.
+        self.network = self.network_class(config, schema, torch.Generator().manual_seed(seed))
+        self.network.eval()
+
+    def _hold(self, data: CellData | None, adata: AnnData | None) -> None:
+        """Bind cells to the model: their counts, encoded against its schema, and the AnnData that they come from."""
         self.data = data
         self._described = None if adata is None else Described(adata)
-        self.fitted: FitResult | None = None
-        with torch.random.fork_rng(devices=[]):  # layers draw their first weights from torch's global generator
-            torch.manual_seed(seed)
-            self.network = self.network_class(config, schema)
-        self.network.eval()
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -195,6 +200,8 @@ class Model(Generic[ConfigT]):
 
     def _fit(self, asked: Fitting) -> FitResult:
         """Train the network by gradients; a system that is fitted otherwise replaces this."""
+        if self.schema.keys.continuous_covariate_keys and not self.is_trained:
+            self._scale_covariates(asked)
         return fit(
             self.network,
             self._own_data(),
@@ -210,9 +217,32 @@ class Model(Generic[ConfigT]):
             prepare=not self.is_trained,
         )
 
+    def _scale_covariates(self, asked: Fitting) -> None:
+        """Put continuous covariates on the scales of the training cells, or warn where the configuration says no."""
+        data, keys = self._own_data(), self.schema.keys.continuous_covariate_keys
+        split = split_cells(
+            data.n_cells,
+            train_size=asked.plan.train_size,
+            seed=self.seed,
+            train_indices=asked.train_indices,
+            validation_indices=asked.validation_indices,
+        )
+        assert data.covariates is not None
+        values = data.covariates[split.train]
+        scales = scales_of(values, keys)
+        if getattr(self.config, "scale_covariates", True):
+            warn_of_columns(values, scales, data.cell_names[split.train])
+        else:
+            warn_of_units(scales)
+            scales = {}
+        self.data = data.on_scales(scales)
+        self.schema = self.data.schema
+
     def _fingerprint(self) -> dict[str, Any]:
         """Return what tells a checkpoint of this model from others."""
-        return {"model": type(self).__name__, "config": config_dict(self.config)}
+        scales = {"scales": self.schema.to_dict()["scales"]} if self.schema.scales else {}
+        config = {name: value for name, value in config_dict(self.config).items() if name != "scale_covariates"}
+        return {"model": type(self).__name__, "config": config, **scales}
 
     @property
     def is_trained(self) -> bool:

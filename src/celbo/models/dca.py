@@ -37,7 +37,7 @@ from celbo.likelihoods.special import log_softplus
 from celbo.models.base import DenoisingModel
 from celbo.models.options import Indices, gene_positions
 from celbo.nn.latent import Latent, PointPosterior
-from celbo.nn.layers import Dropout, GeneLinear, SparseLinear
+from celbo.nn.layers import Dropout, GeneLinear, SparseLinear, torch_linear
 from celbo.nn.mlp import ACTIVATIONS, MLP, Activation
 from celbo.nn.transforms import InputTransform
 from celbo.posterior.evidence import reconstruction_error
@@ -135,7 +135,7 @@ class DCAConfig:
 class DCANetwork(nn.Module):
     """The equations of the module's docstring; one minibatch in, nats per cell out."""
 
-    def __init__(self, config: DCAConfig, schema: Schema) -> None:
+    def __init__(self, config: DCAConfig, schema: Schema, generator: Generator) -> None:
         super().__init__()
         self.config, self.kind = config, _TYPES[config.ae_type]
         self.likelihood = SquaredError() if config.ae_type == "normal" else make_likelihood(self.kind.likelihood)
@@ -143,8 +143,9 @@ class DCANetwork(nn.Module):
         middle = len(widths) // 2
         self.transform = InputTransform(config.encoder_input, n)
         self.input_dropout = Dropout(config.input_dropout_rate)
-        self.first = SparseLinear(n, widths[0], fan_in=n)
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths[: middle + 1]))
+        self.first = SparseLinear(n, widths[0], fan_in=n, generator=generator)
+        pairs = itertools.pairwise(widths[: middle + 1])
+        self.linears = nn.ModuleList(torch_linear(a, b, generator=generator) for a, b in pairs)
         self.activated = nn.ModuleList(_Activated(width, config) for width in widths[: middle + 1])
 
         kind = self.kind
@@ -152,7 +153,9 @@ class DCANetwork(nn.Module):
         heads = {"mean": n, "theta": sizes[kind.dispersion], "dropout": sizes[kind.dropout]}
         heads = {name: size for name, size in heads.items() if size}
         width = widths[-1]
-        self.heads = nn.ModuleDict({name: GeneLinear(width, size, fan_in=width) for name, size in heads.items()})
+        self.heads = nn.ModuleDict(
+            {name: GeneLinear(width, size, fan_in=width, generator=generator) for name, size in heads.items()}
+        )
         self.branches = nn.ModuleDict(
             {
                 name: MLP(
@@ -162,6 +165,7 @@ class DCANetwork(nn.Module):
                     batch_norm=config.batch_norm,
                     batch_norm_scale=False,
                     dropout_rate=config.dropout_rate,
+                    generator=generator,
                 )
                 for name in (heads if kind.fork else ["all"])
             }
@@ -171,7 +175,7 @@ class DCANetwork(nn.Module):
         if kind.dropout == "mean":
             self.pi_slope = nn.Parameter(torch.empty(1 if config.shared_pi else n))
             self.pi_intercept = nn.Parameter(torch.zeros(1 if config.shared_pi else n))
-        self._initialise()
+        self._initialise(generator)
 
     def encode(self, batch: Minibatch, generator: Generator | None = None) -> Latent[PointPosterior]:
         """Return the code of each cell, (cells, units of the middle layer)."""
@@ -262,14 +266,15 @@ class DCANetwork(nn.Module):
         assert isinstance(head, GeneLinear)
         return head
 
-    def _initialise(self) -> None:
+    def _initialise(self, generator: Generator) -> None:
         """Draw weights as Keras does (Glorot, uniform); biases start at zero."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2 and name != "log_theta":
-                nn.init.xavier_uniform_(parameter)
+                nn.init.xavier_uniform_(parameter, generator=generator)
             elif name == "pi_slope":
                 bound = math.sqrt(3 / parameter.shape[0])  # Glorot's for a vector; for a scalar it would be 1.7
-                nn.init.uniform_(parameter, -bound, bound) if parameter.shape[0] > 1 else nn.init.zeros_(parameter)
+                bound = bound if parameter.shape[0] > 1 else 0.0
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 

@@ -33,10 +33,10 @@ __all__ = ["SCVAENetwork", "named_labels"]
 class _Hidden(nn.Module):
     """What follows a first linear map: batch norm, ReLU and dropout, then the further layers."""
 
-    def __init__(self, widths: tuple[int, ...], config: SCVAEConfig) -> None:
+    def __init__(self, widths: tuple[int, ...], config: SCVAEConfig, generator: Generator) -> None:
         super().__init__()
         pairs = list(itertools.pairwise(widths))
-        self.linears = nn.ModuleList(linear(a, b, fan_in=a) for a, b in pairs)
+        self.linears = nn.ModuleList(linear(a, b, fan_in=a, generator=generator) for a, b in pairs)
         self.norms = nn.ModuleList(
             nn.BatchNorm1d(width, momentum=1 - config.batch_norm_decay, eps=1e-3) for width in widths
         )
@@ -64,7 +64,7 @@ class SCVAENetwork(nn.Module):
     library_moments: Tensor
     pulls: Tensor
 
-    def __init__(self, config: SCVAEConfig, schema: Schema) -> None:
+    def __init__(self, config: SCVAEConfig, schema: Schema, generator: Generator) -> None:
         super().__init__()
         _check(config, schema)
         self.config = config
@@ -72,36 +72,39 @@ class SCVAENetwork(nn.Module):
         self.library_is_observed = _library_is_observed(config)
         self.is_mixture = config.prior == "gaussian-mixture"
         self.n_components = _n_components(config, schema) if self.is_mixture else 1
-        self.seed = int(torch.randint(2**31, ()))  # of the start: a function of the model's seed
+        self.seed = int(torch.randint(2**31, (), generator=generator))  # of the start: a function of the model's seed
         self.register_buffer("target", torch.ones(()))  # median total of the training cells
         self.register_buffer("library_moments", torch.tensor([0.0, 1.0]))  # mean, standard deviation of log totals
 
         first, last = config.n_hidden[0], config.n_hidden[-1]
         fan_in = schema.n_genes + config.encode_library + (self.n_components if self.is_mixture else 0)
         n_first = first * (2 if self.is_mixture else 1)  # the map to q(z | x, y) and, beside it, that to q(y | x)
-        self.first = SparseLinear(schema.n_genes, n_first, fan_in=fan_in)
+        self.first = SparseLinear(schema.n_genes, n_first, fan_in=fan_in, generator=generator)
         self.of_library = nn.Parameter(torch.zeros(n_first)) if config.encode_library else None
-        self.z_hidden = _Hidden(config.n_hidden, config)
-        self.z_head = linear(last, 2 * config.n_latent, fan_in=last)
+        self.z_hidden = _Hidden(config.n_hidden, config, generator)
+        self.z_head = linear(last, 2 * config.n_latent, fan_in=last, generator=generator)
         if self.is_mixture:
-            self.of_component = nn.Parameter(torch.randn(self.n_components, first) / math.sqrt(self.n_components))
-            self.y_hidden = _Hidden(config.n_hidden, config)
-            self.y_head = linear(last, self.n_components, fan_in=last)
+            rows = torch.randn(self.n_components, first, generator=generator)
+            self.of_component = nn.Parameter(rows / math.sqrt(self.n_components))
+            self.y_hidden = _Hidden(config.n_hidden, config, generator)
+            self.y_head = linear(last, self.n_components, fan_in=last, generator=generator)
             learn = config.prior_probabilities == "learn"
-            self.prior = MixturePrior(self.n_components, config.n_latent, learn_probabilities=learn)
+            self.prior = MixturePrior(
+                self.n_components, config.n_latent, learn_probabilities=learn, generator=generator
+            )
             if config.start == "k-means":
                 self.start = ClusterStart(schema.n_genes, schema.n_batches, self.n_components)
                 self.register_buffer("pulls", torch.ones(()))
-        self._build_decoder(schema)
+        self._build_decoder(schema, generator)
 
-    def _build_decoder(self, schema: Schema) -> None:
+    def _build_decoder(self, schema: Schema, generator: Generator) -> None:
         config, widths = self.config, self.config.n_hidden[::-1]
         covariates = (schema.n_batches, *(len(names) for names in schema.covariates.values()))
         sizes = CovariateSizes(covariates, len(schema.keys.continuous_covariate_keys))
         fan_in = config.n_latent + sizes.n_inputs + sizes.n_continuous
-        self.decoder_first = linear(config.n_latent + sizes.n_continuous, widths[0], fan_in=fan_in)
-        self.decoder_shift = CovariateTables(covariates, widths[0], fan_in=fan_in)
-        self.decoder_hidden = _Hidden(widths, config)
+        self.decoder_first = linear(config.n_latent + sizes.n_continuous, widths[0], fan_in=fan_in, generator=generator)
+        self.decoder_shift = CovariateTables(covariates, widths[0], fan_in=fan_in, generator=generator)
+        self.decoder_hidden = _Hidden(widths, config, generator)
         heads = {"mean": schema.n_genes}
         if self.likelihood.has_dispersion and config.dispersion == "gene-cell":
             heads["theta"] = schema.n_genes
@@ -111,7 +114,10 @@ class SCVAENetwork(nn.Module):
             heads["dropout"] = schema.n_genes
         if config.n_classes:
             heads["classes"] = schema.n_genes * (config.n_classes + 1)
-        self.heads = nn.ModuleDict({name: GeneLinear(widths[-1], n, fan_in=widths[-1]) for name, n in heads.items()})
+        last = widths[-1]
+        self.heads = nn.ModuleDict(
+            {name: GeneLinear(last, n, fan_in=last, generator=generator) for name, n in heads.items()}
+        )
 
     # -- inference -----------------------------------------------------------------------------------------------
 

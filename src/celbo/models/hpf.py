@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from celbo.data.cells import CellData, open_anndata
 from celbo.data.counts import CountMatrix
 from celbo.data.sampler import split_cells
 from celbo.data.schema import DataKeys, Schema
-from celbo.errors import OptionError
+from celbo.errors import OptionError, listed
 from celbo.kernels import cpu_hpf as cavi
 from celbo.kernels.cpu_hpf import GammaPrior, Loadings, StoredCounts
 from celbo.models import hpf_ask
@@ -117,7 +117,7 @@ class HPFNetwork(nn.Module):
     gene_hyper_rate: Tensor
     hyper_rates: Tensor
 
-    def __init__(self, config: HPFConfig, schema: Schema) -> None:
+    def __init__(self, config: HPFConfig, schema: Schema, generator: Generator) -> None:  # draws nothing
         super().__init__()
         self.config = config
         for side, n in (("cell", 0), ("gene", schema.n_genes)):  # of the cells trained on; none before
@@ -160,6 +160,9 @@ class HPFNetwork(nn.Module):
         n = 0 if saved is None or saved.dim() != 1 else saved.shape[0]
         for name in ("cell_shape", "cell_rate", "cell_hyper_rate", "cell_digest"):
             setattr(self, name, getattr(self, name).new_ones((n, *getattr(self, name).shape[1:])))
+        below = [name for name, value in state_dict.items() if value.is_floating_point() and bool((value <= 0).any())]
+        if below:
+            raise ValueError(f"shapes and rates that are not above zero: {listed(below)}")
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

@@ -284,8 +284,16 @@ class Ascent:
         """Run all trials; return the best q (None if no sweep was done) and how it went."""
         if resume and checkpoint_dir is None:
             raise OptionError("needs a folder to resume from", where="resume=True", fix="Pass checkpoint_dir too.")
-        folder = None if checkpoint_dir is None else self._folder(checkpoint_dir, fingerprint)
-        saved = folder.open(resume=resume) if folder else None
+        if checkpoint_dir is None:
+            return self._run(None, progress=progress, resume=False)
+        folder = self._folder(checkpoint_dir, fingerprint)
+        with folder.alone():
+            return self._run(folder, progress=progress, resume=resume)
+
+    def _run(
+        self, folder: CheckpointFolder | None, *, progress: bool | None, resume: bool
+    ) -> tuple[AscentState | None, FitResult]:
+        saved = folder.open(resume=resume, fits=self._restored) if folder else None
         point = Point() if saved is None else self._restored(saved)
         length = {"n_epochs": self.n_trials * self.max_epochs, "n_cells": self.rows.n_rows, "done": len(point.rows)}
         shown, interrupted = Progress(show=progress, **length), False
@@ -362,8 +370,10 @@ class Ascent:
         try:
             trial = int(saved.rows[-1]["trial"])
             state, best = self._state(saved.weights), self._state(saved.best)
+            if not 0 <= trial < self.n_trials:
+                raise ValueError(f"trial {trial} of {self.n_trials}")
         except (KeyError, IndexError, ValueError) as error:
-            raise ModelFileError("does not fit the model", where="the checkpoint", value=str(error)) from error
+            raise ModelFileError("do not fit the model", where="its tensors", value=str(error)) from error
         return Point(trial if state is not None else trial + 1, state, best, saved.best_epoch, saved.rows)
 
     def _state(self, tensors: Mapping[str, torch.Tensor]) -> AscentState | None:
@@ -377,6 +387,8 @@ class Ascent:
             arrays = [tensors[f"{side}.{name}"].numpy() for name in _FIELDS] if n else []
             if any(x.shape != want for x, want in zip(arrays, ((n, k), (n, k), (n,)), strict=False)):
                 raise ValueError(f"the shapes of {side}")
+            if not all(x.dtype == np.float64 and bool((x > 0).all()) for x in arrays):
+                raise ValueError(f"the values of {side}")
             sides[side] = Loadings(*arrays) if n else None
         assert sides["cells"] is not None and sides["genes"] is not None
         return self._ready(sides["cells"], sides["genes"], sides["held_out"])

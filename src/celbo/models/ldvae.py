@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from torch import Generator
 
 from celbo.data.cells import CellData
 from celbo.data.schema import Schema
@@ -48,6 +49,8 @@ class LDVAEConfig:
     """Library size: each cell's total, or a latent variable with a log-normal prior for each batch."""
     latent_distribution: Literal["normal", "logistic-normal"] = "normal"
     """The decoder sees z, or softmax(z): shares of topics."""
+    scale_covariates: bool = True
+    """Centre and scale continuous covariates by the training cells; False takes them in their own units."""
     loadings_batch_norm: bool = False
     """Batch norm after the linear map, as in scvi-tools: the scale of loadings then depends on running variances."""
     initialisation: Literal["data", "uniform"] = "data"
@@ -56,13 +59,13 @@ class LDVAEConfig:
     @classmethod
     def scvi_tools(cls) -> LDVAEConfig:
         """Return the defaults of `LinearSCVI` in scvi-tools 1.4: latent library, batch norm after the linear map."""
-        return cls(library="latent", loadings_batch_norm=True, initialisation="uniform")
+        return cls(library="latent", loadings_batch_norm=True, initialisation="uniform", scale_covariates=False)
 
 
 class LDVAENetwork(SCVINetwork):
     """The network of scVI with a linear map for a decoder."""
 
-    def __init__(self, config: LDVAEConfig, schema: Schema) -> None:
+    def __init__(self, config: LDVAEConfig, schema: Schema, generator: Generator) -> None:
         shared = SCVIConfig(
             n_latent=config.n_latent,
             n_hidden=config.n_hidden,
@@ -74,7 +77,7 @@ class LDVAENetwork(SCVINetwork):
             latent_distribution=config.latent_distribution,
             initialisation=config.initialisation,
         )
-        super().__init__(shared, schema)
+        super().__init__(shared, schema, generator)
         old = self.decoder
         del self.decoder
         self.decoder: Any = LinearDecoder(
@@ -83,6 +86,7 @@ class LDVAENetwork(SCVINetwork):
             covariates=old.covariates,
             heads=tuple(old.heads),
             batch_norm=config.loadings_batch_norm,
+            generator=generator,
         )
 
     @torch.no_grad()

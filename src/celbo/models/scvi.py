@@ -71,6 +71,8 @@ class SCVIConfig:
     """Whether the encoder sees the batch and the covariates too."""
     inject_covariates: Literal["first", "every", "every-and-output"] = "every"
     """At which layers the categorical covariates enter."""
+    scale_covariates: bool = True
+    """Centre and scale continuous covariates by the training cells; False takes them in their own units."""
     dropout_position: Literal["after", "before"] = "after"
     """Dropout after each hidden layer, or before it (on the input too, as in the code of 2018)."""
     variance_floor: float = 1e-4
@@ -88,12 +90,13 @@ class SCVIConfig:
             dropout_position="before",
             variance_floor=0.0,
             initialisation="truncated-normal",
+            scale_covariates=False,
         )
 
     @classmethod
     def scvi_tools(cls) -> SCVIConfig:
         """Return the defaults of scvi-tools 1.4: ZINB, observed library, random start."""
-        return cls(likelihood="zinb", initialisation="uniform")
+        return cls(likelihood="zinb", initialisation="uniform", scale_covariates=False)
 
 
 class SCVINetwork(nn.Module):
@@ -102,7 +105,7 @@ class SCVINetwork(nn.Module):
     library_mean: Tensor
     library_variance: Tensor
 
-    def __init__(self, config: SCVIConfig, schema: Schema) -> None:
+    def __init__(self, config: SCVIConfig, schema: Schema, generator: Generator) -> None:
         super().__init__()
         self.config = config
         self.likelihood = make_likelihood(config.likelihood)
@@ -110,7 +113,7 @@ class SCVINetwork(nn.Module):
         self.library_is_latent = config.library == "latent" and not self.uses_size_factor
         sizes, embedded = _covariate_sizes(config, schema)
         encoder_sizes = sizes if config.encode_covariates else CovariateSizes()
-        self.batch_embedding = nn.Embedding(schema.n_batches, config.n_batch_embedding) if embedded else None
+        self.batch_embedding = _embedding(schema.n_batches, config.n_batch_embedding, generator) if embedded else None
 
         stack = _stack(config, "encoder")
         self.z_encoder = GaussianEncoder(
@@ -119,6 +122,7 @@ class SCVINetwork(nn.Module):
             stack=stack,
             covariates=encoder_sizes,
             variance_floor=config.variance_floor,
+            generator=generator,
         )
         if self.library_is_latent:
             self.library_encoder = GaussianEncoder(
@@ -127,6 +131,7 @@ class SCVINetwork(nn.Module):
                 stack=_stack(config, "encoder", n_layers=1),
                 covariates=encoder_sizes,
                 variance_floor=config.variance_floor,
+                generator=generator,
             )
             self.register_buffer("library_mean", torch.zeros(schema.n_batches))  # of log totals, by `prepare`
             self.register_buffer("library_variance", torch.ones(schema.n_batches))
@@ -137,7 +142,7 @@ class SCVINetwork(nn.Module):
                 heads.append("theta")
             else:
                 rows = {"gene": 1, "gene-batch": schema.n_batches, "gene-label": schema.n_labels}[config.dispersion]
-                self.log_theta = nn.Parameter(torch.randn(rows, schema.n_genes))
+                self.log_theta = nn.Parameter(torch.randn(rows, schema.n_genes, generator=generator))
         if self.likelihood.has_dropout:
             heads.append("dropout")
         self.decoder = CountDecoder(
@@ -147,9 +152,10 @@ class SCVINetwork(nn.Module):
             covariates=sizes,
             heads=tuple(heads),
             output_covariates=config.inject_covariates == "every-and-output",
+            generator=generator,
         )
         if config.initialisation == "truncated-normal":
-            _truncated_normal(self)
+            _truncated_normal(self, generator)
 
     def encode(self, batch: Minibatch, generator: Generator | None = None) -> Latent[GaussianPosterior]:
         """q(z | x) and, where the library size is latent, q(log l | x)."""
@@ -304,11 +310,18 @@ def _library_prior(library: Array, batch: Array, n_batches: int) -> tuple[Tensor
     return torch.from_numpy(mean).float(), torch.from_numpy(variance).float()
 
 
-def _truncated_normal(network: nn.Module) -> None:
+def _embedding(n: int, width: int, generator: Generator) -> nn.Embedding:
+    """Return `nn.Embedding(n, width)` as torch starts it, from an explicit generator."""
+    embedding: nn.Embedding = nn.utils.skip_init(nn.Embedding, n, width)  # type: ignore[no-untyped-call]
+    nn.init.normal_(embedding.weight, generator=generator)
+    return embedding
+
+
+def _truncated_normal(network: nn.Module, generator: Generator) -> None:
     """Initialise as the code of 2018: weights truncated normal with standard deviation 0.01, biases zero."""
     for name, parameter in network.named_parameters():
         if parameter.dim() == 2 and name != "log_theta":
-            nn.init.trunc_normal_(parameter, std=0.01, a=-0.02, b=0.02)
+            nn.init.trunc_normal_(parameter, std=0.01, a=-0.02, b=0.02, generator=generator)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
 

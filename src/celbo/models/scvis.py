@@ -35,7 +35,7 @@ from celbo.likelihoods.dense import student_t_log_prob
 from celbo.models.base import Model
 from celbo.models.options import Indices
 from celbo.nn.latent import GaussianPosterior, Latent
-from celbo.nn.layers import Dropout, SparseLinear
+from celbo.nn.layers import Dropout, SparseLinear, torch_linear
 from celbo.nn.mlp import MLP
 from celbo.nn.tsne import smoothed, transition_probabilities, tsne_cross_entropy
 from celbo.training.plan import Loss, StepState, TrainConfig
@@ -117,23 +117,24 @@ class SCVISNetwork(nn.Module):
     target: Tensor
     likelihood = _OfScores()
 
-    def __init__(self, config: SCVISConfig, schema: Schema) -> None:
+    def __init__(self, config: SCVISConfig, schema: Schema, generator: Generator) -> None:
         super().__init__()
         self.config = config
         k = self.n_components = min(config.n_components, schema.n_genes)
         self.register_buffer("target", torch.ones(()))  # median total of the training cells
-        self.projection = SparseLinear(schema.n_genes, k, fan_in=schema.n_genes).requires_grad_(False)
-        self.encoder = MLP(k, config.encoder_widths, activation="elu")
-        self.encoder_mean = nn.Linear(self.encoder.n_out, config.n_latent)
-        self.encoder_variance = nn.Linear(self.encoder.n_out, config.n_latent)
-        self.decoder = MLP(config.n_latent, config.decoder_widths, activation="elu")
-        self.decoder_mean = nn.Linear(self.decoder.n_out, k)
-        self.decoder_variance = nn.Linear(self.decoder.n_out, k)
+        projection = SparseLinear(schema.n_genes, k, fan_in=schema.n_genes, generator=generator)
+        self.projection = projection.requires_grad_(False)
+        self.encoder = MLP(k, config.encoder_widths, activation="elu", generator=generator)
+        self.encoder_mean = torch_linear(self.encoder.n_out, config.n_latent, generator=generator)
+        self.encoder_variance = torch_linear(self.encoder.n_out, config.n_latent, generator=generator)
+        self.decoder = MLP(config.n_latent, config.decoder_widths, activation="elu", generator=generator)
+        self.decoder_mean = torch_linear(self.decoder.n_out, k, generator=generator)
+        self.decoder_variance = torch_linear(self.decoder.n_out, k, generator=generator)
         self.freedom = nn.Parameter(torch.ones(k))
         self.dropout = Dropout(config.dropout_rate)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                _initialise(module)
+                _initialise(module, generator)
 
     @torch.no_grad()
     def prepare(self, data: CellData, train: np.ndarray) -> None:
@@ -238,10 +239,10 @@ def _variance(raw: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _initialise(layer: nn.Linear) -> None:
+def _initialise(layer: nn.Linear, generator: Generator) -> None:
     """Draw weights from a normal of variance 2 / inputs, cut at two standard deviations; biases are 0.1."""
     scale = math.sqrt(2 / layer.in_features)
-    nn.init.trunc_normal_(layer.weight, std=scale, a=-2 * scale, b=2 * scale)
+    nn.init.trunc_normal_(layer.weight, std=scale, a=-2 * scale, b=2 * scale, generator=generator)
     nn.init.constant_(layer.bias, 0.1)
 
 

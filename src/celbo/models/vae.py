@@ -37,7 +37,7 @@ from celbo.models.autoencoder import WIDTHS, CentredInput, points_of
 from celbo.models.base import CountModel
 from celbo.models.options import Indices
 from celbo.nn.latent import GaussianPosterior, Latent
-from celbo.nn.layers import GeneLinear
+from celbo.nn.layers import GeneLinear, torch_linear
 from celbo.nn.mlp import MLP, Activation
 from celbo.nn.transforms import TransformName
 from celbo.posterior.stream import evaluating
@@ -91,7 +91,7 @@ class VAEConfig:
 class VAENetwork(nn.Module):
     """The equations of the module's docstring; one minibatch in, the terms of the ELBO out."""
 
-    def __init__(self, config: VAEConfig, schema: Schema) -> None:
+    def __init__(self, config: VAEConfig, schema: Schema, generator: Generator) -> None:
         super().__init__()
         _refuse(config, schema)
         self.config = config
@@ -99,12 +99,14 @@ class VAENetwork(nn.Module):
         self.likelihood: Likelihood = TransformedNormal() if self.is_gaussian else make_likelihood(config.likelihood)
         n_genes, widths = schema.n_genes, config.n_hidden
         self.input = CentredInput(config.transform, n_genes)
-        self.encoder = _stack(config, n_genes, widths, config.dropout_rate)
-        self.head = nn.Linear(self.encoder.n_out, 2 * config.n_latent)
-        self.decoder = _stack(config, config.n_latent, widths[::-1], 0.0)
+        self.encoder = _stack(config, n_genes, widths, config.dropout_rate, generator)
+        self.head = torch_linear(self.encoder.n_out, 2 * config.n_latent, generator=generator)
+        self.decoder = _stack(config, config.n_latent, widths[::-1], 0.0, generator)
         names = ["mean", "dropout"] if self.likelihood.has_dropout else ["mean"]
         fan_in = self.decoder.n_out
-        self.heads = nn.ModuleDict({name: GeneLinear(fan_in, n_genes, fan_in=fan_in) for name in names})
+        self.heads = nn.ModuleDict(
+            {name: GeneLinear(fan_in, n_genes, fan_in=fan_in, generator=generator) for name in names}
+        )
         if self.likelihood.has_dispersion and (config.learn_variance or not self.is_gaussian):
             self.log_theta = nn.Parameter(torch.zeros(1, n_genes))
 
@@ -249,8 +251,15 @@ def _refuse(config: VAEConfig, schema: Schema) -> None:
         )  # fmt: skip
 
 
-def _stack(config: VAEConfig, n_in: int, widths: tuple[int, ...], dropout_rate: float) -> MLP:
-    return MLP(n_in, widths, activation=config.activation, batch_norm=config.batch_norm, dropout_rate=dropout_rate)
+def _stack(config: VAEConfig, n_in: int, widths: tuple[int, ...], dropout_rate: float, generator: Generator) -> MLP:
+    return MLP(
+        n_in,
+        widths,
+        activation=config.activation,
+        batch_norm=config.batch_norm,
+        dropout_rate=dropout_rate,
+        generator=generator,
+    )
 
 
 def _head(module: nn.Module) -> GeneLinear:

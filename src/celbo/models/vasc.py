@@ -32,7 +32,7 @@ from celbo.data.schema import Schema
 from celbo.models.base import Model
 from celbo.models.options import Indices
 from celbo.nn.latent import GaussianPosterior, Latent
-from celbo.nn.layers import Dropout, GeneLinear, SparseLinear
+from celbo.nn.layers import Dropout, GeneLinear, SparseLinear, torch_linear
 from celbo.nn.mlp import MLP
 from celbo.nn.transforms import InputTransform
 from celbo.training.plan import Loss, StepState, TrainConfig
@@ -93,21 +93,23 @@ class VASCNetwork(nn.Module):
 
     temperature: Tensor
 
-    def __init__(self, config: VASCConfig, schema: Schema) -> None:
+    def __init__(self, config: VASCConfig, schema: Schema, generator: Generator) -> None:
         super().__init__()
         self.config = config
         first, *further = config.encoder_widths
         self.transform = InputTransform("log2-max", schema.n_genes)
         self.dropout = Dropout(config.dropout_rate)
-        self.first = SparseLinear(schema.n_genes, first, fan_in=schema.n_genes)
-        self.encoder = MLP(first, tuple(further))
-        self.head = nn.Linear(self.encoder.n_out, config.n_latent * (1 if config.variance == "constant" else 2))
-        self.decoder = MLP(config.n_latent, config.decoder_widths)
-        self.output = GeneLinear(self.decoder.n_out, schema.n_genes, fan_in=self.decoder.n_out)
+        self.first = SparseLinear(schema.n_genes, first, fan_in=schema.n_genes, generator=generator)
+        self.encoder = MLP(first, tuple(further), generator=generator)
+        n_head = config.n_latent * (1 if config.variance == "constant" else 2)
+        self.head = torch_linear(self.encoder.n_out, n_head, generator=generator)
+        self.decoder = MLP(config.n_latent, config.decoder_widths, generator=generator)
+        width = self.decoder.n_out
+        self.output = GeneLinear(width, schema.n_genes, fan_in=width, generator=generator)
         self.register_buffer("temperature", torch.tensor(float(config.temperature)))  # of the epoch that is trained
         for name, parameter in self.named_parameters():  # as Keras starts
             if name.endswith("weight"):
-                nn.init.xavier_uniform_(parameter)
+                nn.init.xavier_uniform_(parameter, generator=generator)
             else:
                 nn.init.zeros_(parameter)
 

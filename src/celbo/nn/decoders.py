@@ -36,6 +36,8 @@ class CountDecoder(nn.Module):
         Names of the heads to build: "mean" and, where the likelihood uses them, "theta" and "dropout".
     output_covariates
         Whether the categorical covariates are also an input of the heads (the code of 2018).
+    generator
+        What the initial weights are drawn from.
     """
 
     def __init__(
@@ -47,17 +49,19 @@ class CountDecoder(nn.Module):
         covariates: CovariateSizes,
         heads: tuple[str, ...],
         output_covariates: bool = False,
+        generator: Generator,
     ) -> None:
         super().__init__()
         self.covariates = covariates
         n_beside = covariates.n_continuous + covariates.n_embedding
         fan_in = n_latent + n_beside + covariates.n_inputs
-        self.first = linear(n_latent + n_beside, stack.n_hidden, fan_in=fan_in)
-        self.hidden = HiddenStack(stack, covariates, first_fan_in=fan_in)
+        self.first = linear(n_latent + n_beside, stack.n_hidden, fan_in=fan_in, generator=generator)
+        self.hidden = HiddenStack(stack, covariates, first_fan_in=fan_in, generator=generator)
         at_output = covariates.categories if output_covariates else ()
         fan_in = stack.n_hidden + (covariates.n_inputs if output_covariates else 0)
-        self.heads = nn.ModuleDict({name: GeneLinear(stack.n_hidden, n_genes, fan_in=fan_in) for name in heads})
-        self.shifts = nn.ModuleDict({name: CovariateTables(at_output, n_genes, fan_in=fan_in) for name in heads})
+        sizes: Any = {"fan_in": fan_in, "generator": generator}
+        self.heads = nn.ModuleDict({name: GeneLinear(stack.n_hidden, n_genes, **sizes) for name in heads})
+        self.shifts = nn.ModuleDict({name: CovariateTables(at_output, n_genes, **sizes) for name in heads})
         self._batch_is_coded = not covariates.n_embedding
 
     def head(self, name: str) -> GeneLinear:
@@ -91,19 +95,27 @@ class LinearDecoder(nn.Module):
         Names of the maps to build: "mean" and, where the likelihood uses it, "dropout".
     batch_norm
         Batch norm over the cells after each map, as in scvi-tools.
+    generator
+        What the initial weights are drawn from.
     """
 
     def __init__(
-        self, n_latent: int, n_genes: int, *, covariates: CovariateSizes, heads: tuple[str, ...], batch_norm: bool
+        self,
+        n_latent: int,
+        n_genes: int,
+        *,
+        covariates: CovariateSizes,
+        heads: tuple[str, ...],
+        batch_norm: bool,
+        generator: Generator,
     ) -> None:
         super().__init__()
         self.n_latent = n_latent
         n_inputs = n_latent + covariates.n_continuous + covariates.n_embedding
         fan_in = n_inputs + covariates.n_inputs
-        self.heads = nn.ModuleDict({name: GeneLinear(n_inputs, n_genes, fan_in=fan_in) for name in heads})
-        self.shifts = nn.ModuleDict(
-            {name: CovariateTables(covariates.categories, n_genes, fan_in=fan_in) for name in heads}
-        )
+        sizes: Any = {"fan_in": fan_in, "generator": generator}
+        self.heads = nn.ModuleDict({name: GeneLinear(n_inputs, n_genes, **sizes) for name in heads})
+        self.shifts = nn.ModuleDict({name: CovariateTables(covariates.categories, n_genes, **sizes) for name in heads})
         self.norms = nn.ModuleDict(
             {name: nn.BatchNorm1d(n_genes, momentum=0.01, eps=1e-3) for name in (heads if batch_norm else ())}
         )

@@ -24,6 +24,8 @@ class GaussianEncoder(nn.Module):
         What the encoder is conditioned on; nothing by default.
     variance_floor
         Added to the variance (scvi-tools: 1e-4).
+    generator
+        What the initial weights are drawn from.
     """
 
     def __init__(
@@ -34,15 +36,18 @@ class GaussianEncoder(nn.Module):
         stack: StackConfig,
         covariates: CovariateSizes | None = None,
         variance_floor: float = 1e-4,
+        generator: Generator,
     ) -> None:
         super().__init__()
         covariates = covariates or CovariateSizes()
         n_beside = covariates.n_continuous + covariates.n_embedding
         fan_in = n_genes + n_beside + covariates.n_inputs
-        self.first = SparseLinear(n_genes, stack.n_hidden, fan_in=fan_in)
-        self.beside = linear(n_beside, stack.n_hidden, fan_in=fan_in, bias=False) if n_beside else None
-        self.hidden = HiddenStack(stack, covariates, first_fan_in=fan_in)
-        self.head = linear(stack.n_hidden, 2 * n_outputs, fan_in=stack.n_hidden)
+        self.first = SparseLinear(n_genes, stack.n_hidden, fan_in=fan_in, generator=generator)
+        self.beside = (
+            linear(n_beside, stack.n_hidden, fan_in=fan_in, bias=False, generator=generator) if n_beside else None
+        )
+        self.hidden = HiddenStack(stack, covariates, first_fan_in=fan_in, generator=generator)
+        self.head = linear(stack.n_hidden, 2 * n_outputs, fan_in=stack.n_hidden, generator=generator)
         self.variance_floor = variance_floor
         self._batch_is_coded = bool(covariates.categories) and not covariates.n_embedding
         self._drop_input = stack.dropout_position == "before" and stack.dropout_rate > 0

@@ -25,6 +25,8 @@ __all__ = [
     "StackConfig",
     "covariate_codes",
     "linear",
+    "torch_linear",
+    "uniform",
 ]
 
 _SPARSE = 0.3
@@ -68,13 +70,14 @@ class SparseLinear(nn.Module):
         Sizes of input and output.
     fan_in
         Number of inputs that the initial uniform weights are scaled by: genes and the covariates beside them.
+    generator
+        What the initial weights are drawn from.
     """
 
-    def __init__(self, n_genes: int, n_out: int, *, fan_in: int) -> None:
+    def __init__(self, n_genes: int, n_out: int, *, fan_in: int, generator: Generator) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(fan_in)
-        self.weight = nn.Parameter(torch.empty(n_genes, n_out).uniform_(-bound, bound))  # (genes, out)
-        self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
+        self.weight = uniform((n_genes, n_out), fan_in, generator)  # (genes, out)
+        self.bias = uniform((n_out,), fan_in, generator)
 
     def forward(self, rows: SparseRows, dropout: Tensor | None = None) -> Tensor:
         """Return log1p(counts) @ weight + bias, (cells, out); `dropout` multiplies the (cells, genes) input."""
@@ -100,13 +103,14 @@ class GeneLinear(nn.Module):
         Sizes of input and output.
     fan_in
         Number of inputs that the initial uniform weights are scaled by: some may live elsewhere.
+    generator
+        What the initial weights are drawn from.
     """
 
-    def __init__(self, n_in: int, n_genes: int, *, fan_in: int) -> None:
+    def __init__(self, n_in: int, n_genes: int, *, fan_in: int, generator: Generator) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(fan_in)
-        self.weight = nn.Parameter(torch.empty(n_in, n_genes).uniform_(-bound, bound))  # (in, genes)
-        self.bias = nn.Parameter(torch.empty(n_genes).uniform_(-bound, bound))
+        self.weight = uniform((n_in, n_genes), fan_in, generator)  # (in, genes)
+        self.bias = uniform((n_genes,), fan_in, generator)
 
     def forward(self, h: Tensor) -> Tensor:
         """Return h @ weight + bias, (..., genes) for h (..., in)."""
@@ -146,13 +150,10 @@ class CovariateTables(nn.Module):
     A new category is a new row, so that it can be trained while everything else stays as it is.
     """
 
-    def __init__(self, categories: Sequence[int], n_out: int, *, fan_in: int) -> None:
+    def __init__(self, categories: Sequence[int], n_out: int, *, fan_in: int, generator: Generator) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(fan_in)
         self.columns = [i for i, n in enumerate(categories) if n > 1]
-        self.tables = nn.ParameterList(
-            nn.Parameter(torch.empty(categories[i], n_out).uniform_(-bound, bound)) for i in self.columns
-        )
+        self.tables = nn.ParameterList(uniform((categories[i], n_out), fan_in, generator) for i in self.columns)
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return x, (..., cells, out), with the rows of `codes` (cells, covariates) added; x itself without a table."""
@@ -191,16 +192,19 @@ class HiddenStack(nn.Module):
     dropout of a layer acts on its input (the code of 2018); that of the first layer is then the caller's.
     """
 
-    def __init__(self, config: StackConfig, covariates: CovariateSizes, *, first_fan_in: int) -> None:
+    def __init__(
+        self, config: StackConfig, covariates: CovariateSizes, *, first_fan_in: int, generator: Generator
+    ) -> None:
         super().__init__()
         self.config = config
         width, n = config.n_hidden, config.n_layers
         injected = [i == 0 or config.inject == "every" for i in range(n)]
         fan_in = [first_fan_in] + [width + covariates.n_inputs * injected[i] for i in range(1, n)]
         self.shifts = nn.ModuleList(
-            CovariateTables(covariates.categories if injected[i] else (), width, fan_in=fan_in[i]) for i in range(n)
+            CovariateTables(covariates.categories if injected[i] else (), width, fan_in=fan_in[i], generator=generator)
+            for i in range(n)
         )
-        self.linears = nn.ModuleList(linear(width, width, fan_in=fan_in[i]) for i in range(1, n))
+        self.linears = nn.ModuleList(linear(width, width, fan_in=fan_in[i], generator=generator) for i in range(1, n))
         self.batch_norms = nn.ModuleList(
             nn.BatchNorm1d(width, momentum=_BATCH_NORM_MOMENTUM, eps=_BATCH_NORM_EPS)
             for _ in range(n if config.batch_norm else 0)
@@ -283,11 +287,29 @@ class HiddenStack(nn.Module):
         return h if self.layer_norm is None else self.layer_norm(h)
 
 
-def linear(n_in: int, n_out: int, *, fan_in: int, bias: bool = True) -> nn.Linear:
+def uniform(shape: tuple[int, ...], fan_in: int, generator: Generator) -> nn.Parameter:
+    """Return a parameter with torch's uniform initialisation for `fan_in` inputs, from an explicit generator."""
+    bound = 1 / math.sqrt(fan_in)
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
+
+
+def torch_linear(n_in: int, n_out: int, *, bias: bool = True, generator: Generator) -> nn.Linear:
+    """Return `nn.Linear(n_in, n_out)` as torch starts it, from an explicit generator: torch's own takes the global one,
+    which models made at once in several threads share.
+    """
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)  # type: ignore[no-untyped-call]
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    if bias:
+        bound = 1 / math.sqrt(n_in) if n_in > 0 else 0
+        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer
+
+
+def linear(n_in: int, n_out: int, *, fan_in: int, bias: bool = True, generator: Generator) -> nn.Linear:
     """Return a linear map with torch's uniform initialisation for `fan_in` inputs, some of which live elsewhere."""
-    layer = nn.Linear(n_in, n_out, bias=bias)
+    layer = torch_linear(n_in, n_out, bias=bias, generator=generator)  # drawn twice, so that a seed keeps its weights
     bound = 1 / math.sqrt(fan_in)
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.uniform_(-bound, bound)
+            parameter.uniform_(-bound, bound, generator=generator)
     return layer

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from celbo.nn.layers import Dropout
+from celbo.nn.layers import Dropout, torch_linear
 
 __all__ = ["ACTIVATIONS", "MLP", "Activation"]
 
@@ -43,6 +43,8 @@ class MLP(nn.Module):
         Whether batch norm has a factor; a shift it has in any case.
     dropout_rate
         Dropout after each layer.
+    generator
+        What the initial weights are drawn from.
     """
 
     def __init__(
@@ -56,13 +58,14 @@ class MLP(nn.Module):
         batch_norm_eps: float = 1e-3,
         batch_norm_scale: bool = True,
         dropout_rate: float = 0.0,
+        generator: Generator,
     ) -> None:
         super().__init__()
         sizes = (n_in, *widths)
         self.n_out = sizes[-1]
         names = (activation,) * len(widths) if isinstance(activation, str) else activation
         self._activations = [ACTIVATIONS[name] for name in names]
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.linears = nn.ModuleList(torch_linear(a, b, generator=generator) for a, b in itertools.pairwise(sizes))
         self.batch_norms = nn.ModuleList(
             nn.BatchNorm1d(width, momentum=batch_norm_momentum, eps=batch_norm_eps)
             for width in (widths if batch_norm else ())

@@ -35,13 +35,17 @@ class MixturePrior(nn.Module):
         Sizes.
     learn_probabilities
         Whether p(y) is trained; else it stays what it is set to, uniform at first.
+    generator
+        What the initial means are drawn from.
     """
 
     logits: Tensor
 
-    def __init__(self, n_components: int, n_latent: int, *, learn_probabilities: bool = False) -> None:
+    def __init__(
+        self, n_components: int, n_latent: int, *, learn_probabilities: bool = False, generator: torch.Generator
+    ) -> None:
         super().__init__()
-        self.mean = nn.Parameter(torch.randn(n_components, n_latent))
+        self.mean = nn.Parameter(torch.randn(n_components, n_latent, generator=generator))
         self.raw_variance = nn.Parameter(torch.full((n_components, n_latent), _UNIT))  # softplus of it is the variance
         logits = torch.zeros(n_components)
         if learn_probabilities:

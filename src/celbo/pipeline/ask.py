@@ -17,6 +17,7 @@ from celbo.errors import OptionError
 from celbo.models.base import CountModel, DenoisingModel, Model
 from celbo.models.options import batch_codes, gene_positions
 from celbo.models.store import load
+from celbo.pipeline.place import settle
 from celbo.pipeline.steps import BUILT_IN
 from celbo.posterior.expression import normalized_expression, write_expression
 
@@ -58,6 +59,7 @@ class Asked:
             If the model or the files cannot be read, or do not fit each other.
         """
         folder = Path(model)
+        settle(folder)
         names = list(data) or [str(folder / "result.h5ad")]
         if not data and not (folder / "result.h5ad").exists():
             raise OptionError("are missing", where="the cells", fix="Name a file of counts after the model.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import logging
 import os
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celbo.errors import CelboError
+from celbo.errors import CelboError, logger_of
 from celbo.evaluate import ilisi, kmeans_agreement, label_silhouette, neighbourhood_preservation
 from celbo.evaluate.comparison import Picture
 from celbo.evaluate.denoising import MoleculeSplit, score_held_out
@@ -28,7 +27,7 @@ from celbo.pipeline.methods import METHODS, Cells, Fitted, Method
 
 __all__ = ["Part", "Task", "assess", "picture_of"]
 
-_log = logging.getLogger("celbo.pipeline")
+_log = logger_of("celbo.pipeline")
 
 Floats = NDArray[np.floating[Any]]
 Codes = NDArray[np.int64]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import logging
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,23 +18,24 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from celbo import results
-from celbo.caches import PREFIX
 from celbo.data.check import check
 from celbo.data.components import log_normalised, principal_components
 from celbo.data.decimals import with_rounded_layer
 from celbo.data.genes import select_genes
 from celbo.data.obs import column_of
 from celbo.data.schema import DataKeys, Orientation
-from celbo.errors import InputError, OptionError, listed
+from celbo.errors import InputError, OptionError, listed, logger_of
 from celbo.evaluate.baselines import gene_mean, knn_smoothing, no_denoising
 from celbo.evaluate.comparison import COLUMNS, Comparison, Picture
 from celbo.evaluate.denoising import score_held_out, split_molecules
-from celbo.files import atomic_json, atomic_write
+from celbo.files import atomic_bytes, atomic_json, named_errors
+from celbo.locks import alone
 from celbo.pipeline.assess import Part, Task, assess
 from celbo.pipeline.config import TrainRunConfig
 from celbo.pipeline.methods import METHODS, SAMPLES, Cells, chosen
 from celbo.pipeline.options import CompareConfig
 from celbo.pipeline.pages import known_labels
+from celbo.pipeline.place import COMPARISON, Found, not_writable
 from celbo.pipeline.steps import counts_of, opened
 from celbo.report.data import Categories
 
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CompareConfig", "compare"]
 
-_log = logging.getLogger("celbo.pipeline")
+_log = logger_of("celbo.pipeline")
 _FEWEST = 100
 _PCS = 50
 
@@ -82,7 +86,7 @@ def compare(
     resume
         Go on with the comparison in `out`: methods that were finished there are not run again.
     force
-        Replace the comparison that is in `out`.
+        Replace the comparison that is in `out`, once this one is finished.
     command
         The command to show on the page.
 
@@ -108,9 +112,29 @@ def compare(
         if isinstance(data, list | tuple)
         else ()
     )
+    if out is None and (resume or force):
+        raise OptionError("needs a folder", where="resume or force", fix="Pass out too.")
+    place = None if out is None else Found.of(Path(out), COMPARISON, resume=resume, force=force)
     adata = opened(TrainRunConfig(data=files, orientation=orientation), None if files else data)
     task, groups, about = _task(adata, keys, config)
-    store = _Parts.open(out, {**asdict(config), **asdict(keys), **about}, resume=resume, force=force)
+    with _Parts.held(place, {**asdict(config), **asdict(keys), **about}) as store:
+        found = _compared(task, names, store)
+        if place is not None:
+            _write(place.path, found, groups, {**about, "files": files, "command": command, "seed": config.seed})
+            if place.replaces:
+                COMPARISON.exchange(place.home)
+    table = found.table.copy()
+    table.attrs = {
+        "columns": {column.name: column.meaning for column in found.columns()},
+        "reasons": {f"{method}, {column}": why for (method, column), why in found.reasons.items()},
+        "failures": dict(found.failures),
+        "baselines": {name: dict(values) for name, values in found.baselines.items()},
+    }
+    return table
+
+
+def _compared(task: Task, names: Sequence[str], store: _Parts) -> Comparison:
+    """Run the methods that are not finished, and put all of them side by side."""
     baselines = _baselines(task)
     parts: dict[str, Part] = {}
     for name in names:
@@ -121,17 +145,7 @@ def compare(
             store.save(name, part)
         parts[name] = part
         _log.info("%s: %s", METHODS[name].title, part.failure or f"{part.numbers.get('seconds', 0):.1f} s a fit")
-    found = _comparison(parts, baselines)
-    if out is not None:
-        _write(Path(out), found, groups, {**about, "files": files, "command": command, "seed": config.seed})
-    table = found.table.copy()
-    table.attrs = {
-        "columns": {column.name: column.meaning for column in found.columns()},
-        "reasons": {f"{method}, {column}": why for (method, column), why in found.reasons.items()},
-        "failures": dict(found.failures),
-        "baselines": {name: dict(values) for name, values in found.baselines.items()},
-    }
-    return table
+    return _comparison(parts, baselines)
 
 
 # ------------------------------------------------------------------------------------------------------ the same cells
@@ -225,47 +239,81 @@ class _Parts:
     folder: Path | None
 
     @classmethod
-    def open(cls, out: str | Path | None, identity: Mapping[str, Any], *, resume: bool, force: bool) -> _Parts:
-        if out is None:
-            if resume or force:
-                raise OptionError("needs a folder", where="resume or force", fix="Pass out too.")
-            return cls(None)
-        folder = Path(out) / "parts"
-        file, plain = folder / "compare.json", json.loads(json.dumps(identity))
+    @contextmanager
+    def held(cls, place: Found | None, identity: Mapping[str, Any]) -> Iterator[_Parts]:
+        """Give the parts in the folder of a comparison, which other processes leave alone while the block runs.
+
+        Raises
+        ------
+        OptionError
+            If the comparison there was started with other options.
+        WriteError
+            If the folder cannot be written, or another process writes to it.
+        KeyboardInterrupt
+            If the block was interrupted, with a message that says how to go on.
+        """
+        if place is None:
+            yield cls(None)
+            return
+        home, path = place.home, place.path
+        plain = json.loads(json.dumps(identity))
         plain.pop("methods")
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        if known is None and Path(out).exists() and not all(p.name.startswith(PREFIX) for p in Path(out).iterdir()):
-            raise OptionError("is not empty and holds no comparison", where=str(out), fix="Choose another folder.")
-        if known is not None and not (resume or force):
-            raise OptionError("holds a comparison", where=str(out), fix="Pass resume, force, or another folder.")
-        if known is not None and resume and known != plain:
-            changed = [name for name in plain if plain[name] != known.get(name)]
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise not_writable(home, error) from error
+        with alone(home):
+            again = Found.of(home, COMPARISON, resume=place.goes_on, force=place.replaces, held=True)
+            if again != place:
+                raise OptionError("was altered meanwhile", where=f"the folder {str(home)!r}", fix="Try again.")
+            if place.goes_on:
+                cls._refuse_other(path, plain)
+            COMPARISON.begin(place)
+            with named_errors(path):
+                (path / "parts").mkdir(exist_ok=True)
+            atomic_json(path / COMPARISON.marker, plain)
+            try:
+                yield cls(path / "parts")
+            except KeyboardInterrupt:
+                text = f"Interrupted; finished methods are in {path / 'parts'}."
+                raise KeyboardInterrupt(f"{text} Continue with --resume --out {shlex.quote(str(home))}.") from None
+
+    @staticmethod
+    def _refuse_other(path: Path, plain: Mapping[str, Any]) -> None:
+        """Refuse to go on with a comparison of other data or options."""
+        known = json.loads((path / COMPARISON.marker).read_text(encoding="utf-8"))
+        changed = [name for name in plain if plain[name] != known.get(name)]
+        if changed or known.keys() != plain.keys():
             raise OptionError(
-                "was started with other options", where=str(out), value=listed(changed), fix="Pass force."
+                "was started with other options",
+                where=str(path),
+                value=listed(changed or sorted(known.keys() ^ plain.keys())),
+                fix="Give the same ones, or replace it with force=True.",
+                flag="Give the same ones, or replace it with --force.",
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        if force:
-            for old in folder.iterdir():
-                old.unlink()
-        atomic_json(file, plain)
-        return cls(folder)
 
     def load(self, name: str) -> Part | None:
-        """Return what was found for a method, or None; a method that failed is tried again."""
+        """Return what was found for a method, or None; one that failed, or cannot be read, is tried again."""
         if self.folder is None or not (self.folder / f"{name}.json").is_file():
             return None
-        saved = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
-        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as arrays:
-            pictures = [Picture(arrays[f"p{i}"], *texts) for i, texts in enumerate(saved["pictures"])]
-        return None if saved["failure"] else Part(saved["numbers"], saved["reasons"], pictures)
+        try:
+            saved = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            if saved["failure"]:
+                return None
+            with np.load(self.folder / f"{name}.npz", allow_pickle=False) as arrays:
+                pictures = [Picture(arrays[f"p{i}"], *texts) for i, texts in enumerate(saved["pictures"])]
+            return Part(saved["numbers"], saved["reasons"], pictures)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RecursionError):
+            _log.warning("what was found for %s cannot be read: it is run again", METHODS[name].title)
+            return None
 
     def save(self, name: str, part: Part) -> None:
         """Write what was found for a method."""
         if self.folder is None:
             return
-        with atomic_write(self.folder / f"{name}.npz") as temporary, temporary.open("wb") as stream:
-            arrays: dict[str, Any] = {f"p{i}": picture.points for i, picture in enumerate(part.pictures)}
-            np.savez(stream, **arrays)
+        content = io.BytesIO()
+        np.savez(content, **{f"p{i}": picture.points for i, picture in enumerate(part.pictures)})  # type: ignore[arg-type]
+        atomic_bytes(self.folder / f"{name}.npz", content.getvalue())
         texts = [(picture.how, picture.variant) for picture in part.pictures]
         whole = {"numbers": part.numbers, "reasons": part.reasons, "pictures": texts, "failure": part.failure}
         atomic_json(self.folder / f"{name}.json", whole)

@@ -379,6 +379,7 @@ def coerced(value: object, hint: Any, *, where: str, name: str) -> Any:
 
 
 _NOT = object()
+_LARGEST = 10**300  # of a whole number that stands for a decimal one
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
@@ -399,7 +400,7 @@ def _as(value: object, kind: Any) -> Any:
     if kind is NoneType:
         return None if value is None or value == "none" else _NOT
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < _LARGEST else _NOT
     return value if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) else _NOT
 
 
@@ -470,8 +471,8 @@ def _parsed(path: str | Path) -> dict[str, Any]:
         raise OptionError(
             "cannot be read", where=f"{path}", value=str(error.strerror), fix="Check --config."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError("is not TOML", where=f"{path}", value=str(error), fix="Check the file.") from error
+    except (ValueError, RecursionError) as error:  # a bad number or letter too, and brackets without end
+        raise OptionError("is not TOML", where=f"{path}", value=str(error)[:200], fix="Check the file.") from error
 
 
 def to_toml(config: TrainRunConfig, *, made: Mapping[str, Any] | None = None) -> str:
@@ -524,12 +525,16 @@ def read_genes(path: str | Path, option: str = "--genes") -> list[str]:
         If the file cannot be read or holds no name.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             "cannot be read", where=f"genes file {path}", value=str(error), fix=f"Check {option}."
         ) from error
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    odd = next((name for name in names if not name.isprintable()), None)
+    if odd is not None:
+        value = repr(odd)[:80]
+        raise OptionError("holds what is no name", where=f"genes file {path}", value=value, fix="Give one name a line.")
     if not names:
         raise OptionError("holds no gene name", where=f"genes file {path}", fix="Give one name a line.")
     if len(set(names)) < len(names):

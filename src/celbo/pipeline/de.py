@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import warnings
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import pandas as pd
 from celbo import results
 from celbo.data.obs import column_of
 from celbo.data.symbols import with_symbols
-from celbo.errors import CelboWarning
+from celbo.errors import CelboWarning, logger_of
 from celbo.pipeline.ask import Asked
 from celbo.pipeline.options import DifferentialConfig
 from celbo.pipeline.pages import NAMES
@@ -24,7 +23,7 @@ from celbo.report.differential import DifferentialPage
 
 __all__ = ["Compared", "DifferentialConfig", "compare_groups", "differential_page"]
 
-_log = logging.getLogger("celbo.pipeline")
+_log = logger_of("celbo.pipeline")
 
 _CLUSTERS = re.compile(r"leiden|louvain|cluster|k_?means", re.IGNORECASE)
 """Columns of this name hold groups that were found in the cells themselves."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
+import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celbo import results
-from celbo.caches import PREFIX
-from celbo.errors import OptionError, WriteError, listed
-from celbo.files import atomic_text, remove_temporary
+from celbo.errors import OptionError, listed
+from celbo.files import atomic_text, named_errors
+from celbo.locks import alone
 from celbo.pipeline.config import TrainRunConfig, build, different, made_by, read_toml, to_toml
+from celbo.pipeline.place import NEW, RUN, Found, not_writable
 
 if TYPE_CHECKING:
     from celbo.training.engine import FitResult
@@ -23,20 +22,23 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder"]
 
 ConfigT = TypeVar("ConfigT", bound=TrainRunConfig)
-_OWN_FILES = ("run.toml", "result.h5ad", "report.html", "celbo_mqc.json", "celbo_elbo_mqc.json", "versions.yml")
-_OWN_FOLDERS = ("model", "tables", "checkpoint")
 
 
 @dataclass(frozen=True)
 class RunFolder(Generic[ConfigT]):
     """A folder that belongs to one run, with the options of that run."""
 
+    home: Path
+    """The folder that `--out` names."""
     path: Path
+    """Where the run is written: there, or beside an earlier run whose place it takes when it is finished."""
     config: ConfigT
     command: str = ""
     """The command that began the run, to show in the report."""
-    replaces: bool = False
-    """Whether an earlier run in the folder goes when this one is made."""
+    goes_on: bool = False
+    """Whether the run in `path` is continued."""
+    _open: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
+    """Holds the lock of the folder."""
 
     @classmethod
     def open(
@@ -53,7 +55,7 @@ class RunFolder(Generic[ConfigT]):
         resume
             Continue the run in the folder, with its own options; options that differ from these are an error.
         force
-            Whether `made` may remove what an earlier run left there, and nothing else.
+            Whether the run may take the place of an earlier one there, when it is finished.
         command
             The command to show in the report; a run that is continued keeps its first one.
 
@@ -62,20 +64,34 @@ class RunFolder(Generic[ConfigT]):
         OptionError
             If no folder is named, if it holds something else than a run, or a run that may not be replaced.
         WriteError
-            If the folder cannot be written or made.
+            If the folder cannot be written or made, or another process writes to it.
         """
         if not config.out:
             raise OptionError("is missing", where="the folder to write to", fix="Give --out DIR (out= in Python).")
-        path = Path(config.out)
-        config = replace(config, out=str(path.resolve()), data=tuple(_absolute(name) for name in config.data))
-        there = _state(path)
-        if there == "run" and resume:
-            config = _continued(path, config)
-            command = str(made_by(path / "run.toml").get("command", command))
-        elif there != "empty" and not (there == "run" and force):
-            raise _refusal(path, there)
-        _refuse_read_only(path)
-        return cls(path, config, command, replaces=there == "run" and not resume)
+        home = Path(config.out)
+        config = replace(config, out=str(home.resolve()), data=tuple(_absolute(name) for name in config.data))
+        found = Found.of(home, RUN, resume=resume, force=force)
+        if found.goes_on:
+            config = _continued(found.path, config)
+            command = str(made_by(found.path / "run.toml").get("command", command))
+        return cls(home, found.path, config, command, found.goes_on)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Hold the folder for this process while the block runs, once `made` has made it.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If the block was interrupted, with a message that says how to go on.
+        """
+        try:
+            with self._open:
+                yield
+        except KeyboardInterrupt as stopped:
+            if stopped.args:
+                raise
+            raise KeyboardInterrupt(self.after_interrupt()) from None
 
     @contextmanager
     def made(self) -> Iterator[None]:
@@ -83,25 +99,45 @@ class RunFolder(Generic[ConfigT]):
 
         Raises
         ------
+        OptionError
+            If another process has put a run there meanwhile.
         WriteError
-            If it cannot be written or made.
+            If it cannot be written or made, or another process writes to it.
         """
-        was_there = self.path.exists()
-        if self.replaces:
-            _remove_run(self.path)
+        was_there, before = self.home.exists(), RUN.state(self.path)
         try:
-            (self.path / "tables").mkdir(parents=True, exist_ok=True)
+            self.home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _not_writable(self.path, error) from error
-        remove_temporary(self.path)
-        began = not (self.path / "run.toml").exists()
-        self.write_options({"finished": False})
+            raise not_writable(self.home, error) from error
+        self._open.enter_context(alone(self.home))
+        again = Found.of(self.home, RUN, resume=self.goes_on, force=self.path != self.home, held=True)
+        if (again.path, again.goes_on) != (self.path, self.goes_on):
+            raise OptionError("was altered meanwhile", where=f"the folder {str(self.home)!r}", fix="Try again.")
+        began = before != "there" or not self.goes_on
         try:
+            RUN.begin(again)
+            self.write_options({"finished": False})
+            with named_errors(self.path):
+                (self.path / "tables").mkdir(exist_ok=True)
             yield
         except BaseException:
             if began:
-                _discard(self.path, folder_too=not was_there)
+                _discard(self.path)
+                self._open.close()
+                if not was_there:
+                    with suppress(OSError):
+                        self.home.rmdir()
             raise
+
+    def after_interrupt(self) -> str:
+        """Return how to go on after an interrupt, in a sentence or two."""
+        if RUN.state(self.path) != "there":
+            return "Interrupted before training: nothing was written."
+        if not self.checkpoint.exists() and not self.model.exists():
+            return "Interrupted before the end of the first epoch: nothing is there to continue from."
+        kept = "the trained model" if self.model.exists() else "the last checkpoint"
+        where = self.model if self.model.exists() else self.checkpoint
+        return f"Interrupted; {kept} is in {where}. Continue with --resume --out {shlex.quote(str(self.home))}."
 
     @property
     def model(self) -> Path:
@@ -134,36 +170,15 @@ class RunFolder(Generic[ConfigT]):
         atomic_text(self.path / "run.toml", head + to_toml(config, made={**made, **began, **versions}))
 
     def finish(self, fitted: FitResult | None) -> None:
-        """Write the last files: the resolved options and the versions."""
+        """Write the last files, the resolved options and the versions, and take the place of an earlier run."""
         results.write_versions(self.path / "versions.yml", "celbo run")
         self.write_options({"finished": True}, fitted=fitted)
+        if self.path != self.home:
+            RUN.exchange(self.home)
 
 
 def _absolute(name: str) -> str:
     return name if name.startswith("demo:") else str(Path(name).expanduser().absolute())
-
-
-def _state(path: Path) -> str:
-    """Return "empty", "run", "other" or "file"."""
-    if path.exists() and not path.is_dir():
-        return "file"
-    if not path.exists() or all(entry.name.startswith(PREFIX) for entry in path.iterdir()):
-        return "empty"
-    try:
-        return "run" if made_by(path / "run.toml") else "other"
-    except OptionError:
-        return "other"
-
-
-def _refusal(path: Path, there: str) -> OptionError:
-    where = f"the folder {str(path)!r}"
-    if there == "run":
-        fix = "Continue it with --resume, replace it with --force, or choose another --out."
-        return OptionError("holds a run of celbo already", where=where, fix=fix)
-    if there == "file":
-        return OptionError("is a file", where=f"{str(path)!r}", fix="Choose a folder with --out.")
-    fix = "Choose another --out; nothing in it was touched."
-    return OptionError("is not empty and holds no run of celbo", where=where, fix=fix)
 
 
 def _continued(path: Path, config: ConfigT) -> ConfigT:
@@ -184,39 +199,16 @@ def _continued(path: Path, config: ConfigT) -> ConfigT:
     return started
 
 
-def _discard(path: Path, *, folder_too: bool) -> None:
-    """Remove the folder of a run that has come to nothing: one without a model, a checkpoint or a table."""
-    if any((path / name).exists() for name in ("model", "checkpoint")) or any((path / "tables").iterdir()):
+def _discard(path: Path) -> None:
+    """Remove a run that has come to nothing: one without a model, a checkpoint or a table."""
+    if any((path / name).exists() for name in ("model", "checkpoint")):
         return
+    tables = path / "tables"
+    if tables.is_dir() and any(tables.iterdir()):
+        return
+    with suppress(OSError):  # WriteError is one, too
+        tables.rmdir()
     with suppress(OSError):
-        (path / "run.toml").unlink()
-        (path / "tables").rmdir()
-        if folder_too:
+        (path / "run.toml").unlink(missing_ok=True)
+        if path.name == NEW:
             path.rmdir()
-
-
-def _refuse_read_only(path: Path) -> None:
-    """Raise a `WriteError` where the folder cannot be written, or cannot be made in the first one that is there."""
-    there = path.resolve()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        raise _not_writable(path, NotADirectoryError(errno.ENOTDIR, f"{str(there)!r} is not a folder"))
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise _not_writable(path, PermissionError(errno.EACCES, f"no permission to write in {str(there)!r}"))
-
-
-def _remove_run(path: Path) -> None:
-    try:
-        for name in _OWN_FILES:
-            (path / name).unlink(missing_ok=True)
-        for name in _OWN_FOLDERS:
-            if (path / name).exists():
-                shutil.rmtree(path / name)
-    except OSError as error:
-        raise _not_writable(path, error) from error
-
-
-def _not_writable(path: Path, error: OSError) -> WriteError:
-    why = error.strerror or str(error)
-    return WriteError("cannot be written", where=f"the folder {str(path)!r}", value=why, fix="Choose another --out.")

@@ -87,7 +87,7 @@ def run(
     resume
         Continue the run in `out` where it was stopped; the end is the same as without the break.
     force
-        Replace the run that is in `out`.
+        Replace the run that is in `out`, once this one is finished.
     progress
         Whether to show a bar while training; None shows one on a terminal.
     command
@@ -112,13 +112,14 @@ def run(
     """
     keys = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key, "round_counts": round_counts}
     asked = _with_keywords(config or RunConfig(), data, out, keys=keys, seed=seed)
-    job = Job(RunFolder.open(asked, resume=resume, force=force, command=command), resume, progress)
-    adata, model = trained(job, _given(data))
-    with job.step("latent space, clusters and maps"):
-        embed(adata, model, job)
-    with job.step("marker genes"):
-        compared = _compared(job, adata, model)
-    return _finish(job, adata, model, compared, job.folder.command or _call(job.config))
+    job = Job(RunFolder.open(asked, resume=resume, force=force, command=command), progress)
+    with job.folder.session():
+        adata, model = trained(job, _given(data))
+        with job.step("latent space, clusters and maps"):
+            embed(adata, model, job)
+        with job.step("marker genes"):
+            compared = _compared(job, adata, model)
+        return _finish(job, adata, model, compared, job.folder.command or _call(job.config))
 
 
 def _compared(job: Job[RunConfig], adata: AnnData, model: Model[Any]) -> pd.DataFrame:
@@ -149,10 +150,11 @@ def train(
     Parameters and errors as in `run`.
     """
     asked = _with_keywords(config or TrainRunConfig(), data, out, keys={}, seed=None)
-    job = Job(RunFolder.open(asked, resume=resume, force=force), resume, progress)
-    _, model = trained(job, _given(data))
-    results.write_table(model.history, job.folder.table("history"))
-    job.folder.finish(model.fitted)
+    job = Job(RunFolder.open(asked, resume=resume, force=force), progress)
+    with job.folder.session():
+        _, model = trained(job, _given(data))
+        results.write_table(model.history, job.folder.table("history"))
+        job.folder.finish(model.fitted)
     return model
 
 
@@ -214,8 +216,8 @@ def _finish(job: Job[RunConfig], adata: AnnData, model: Model[Any], compared: pd
         adata=adata,
         slots=job.slots,
         model=model,
-        folder=folder.path,
-        report=report,
+        folder=folder.home,
+        report=folder.home / report.name,
         warnings=tuple(job.warnings),
         tables=tables,
         deviance_explained=None if found.explained is None else found.explained.held_out,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import warnings
@@ -16,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from celbo import files, results
+from celbo import results
 from celbo.data.check import check, count_matrix_of
 from celbo.data.datasets import pbmc, pbmc_two_runs, simulate
 from celbo.data.decimals import with_rounded_layer
@@ -26,7 +25,7 @@ from celbo.data.read import read
 from celbo.data.schema import DataKeys
 from celbo.data.writable import make_writable
 from celbo.embed.neighbours import write_neighbours
-from celbo.errors import CelboError, CelboWarning, InputError, OptionError
+from celbo.errors import CelboError, CelboWarning, InputError, OptionError, logger_of
 from celbo.models.base import CountModel, Model
 from celbo.models.options import requires_counts
 from celbo.models.store import load
@@ -34,6 +33,7 @@ from celbo.pipeline.config import RunConfig, TrainRunConfig, default_plan, prese
 from celbo.pipeline.folder import ConfigT, RunFolder
 from celbo.pipeline.resolutions import leiden_codes
 from celbo.pipeline.slots import Slots
+from celbo.training.checkpoint import remove_checkpoints
 from celbo.training.plan import TrainConfig
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ __all__ = [
     "trained",
 ]
 
-_log = logging.getLogger("celbo.pipeline")
+_log = logger_of("celbo.pipeline")
 
 Floats = NDArray[np.floating[Any]]
 T = TypeVar("T")
@@ -84,7 +84,6 @@ class Job(Generic[ConfigT]):
     """One run under way."""
 
     folder: RunFolder[ConfigT]
-    resume: bool
     progress: bool | None
     raw_is_x: bool = False
     """Whether `adata.raw` was taken as the AnnData of the run, so that its counts are in `X` now."""
@@ -309,23 +308,25 @@ def _select(job: Job[Any], adata: AnnData) -> AnnData:
 def _model(job: Job[Any], used: AnnData) -> Model[Any]:
     """Train the model, or load it where an earlier part of this run has saved it."""
     config, folder = job.config, job.folder
-    if job.resume and (folder.model / "model.json").exists():
+    model: Model[Any]
+    if folder.goes_on and (folder.model / "model.json").exists():
         _log.info("the model was trained already")
         with _without_warnings(), folder.made():
-            return load(folder.model, used)
+            model = load(folder.model, used)
+        remove_checkpoints(folder.checkpoint)
+        return model
     with _without_warnings():
         kind = system(config.model)
-        model: Model[Any] = kind(used, config=config.network, seed=config.seed, **asdict(job.model_keys))
+        model = kind(used, config=config.network, seed=config.seed, **asdict(job.model_keys))
     plan = _plan(config, model, used.shape)
     with folder.made():
         model.train(
-            plan, device=config.device, progress=job.progress, checkpoint_dir=folder.checkpoint, resume=job.resume
+            plan, device=config.device, progress=job.progress, checkpoint_dir=folder.checkpoint, resume=folder.goes_on
         )
         if model.fitted is not None and model.fitted.stopped == "interrupted":
-            raise KeyboardInterrupt(_interrupted(folder))
-        model.save(folder.model)
-    if folder.checkpoint.exists():
-        files.remove_folder(folder.checkpoint)
+            raise KeyboardInterrupt(folder.after_interrupt())
+        model.save(folder.model, overwrite=True)
+    remove_checkpoints(folder.checkpoint)
     return model
 
 
@@ -335,15 +336,6 @@ def _without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CelboWarning)
         yield
-
-
-def _interrupted(folder: RunFolder[Any]) -> str:
-    if not folder.checkpoint.exists():
-        return "Training was interrupted before the end of its first epoch: nothing is there to continue from."
-    return (
-        f"Training was interrupted; its last checkpoint is in {folder.checkpoint}. "
-        f"Continue with --resume --out {folder.path}."
-    )
 
 
 def _plan(config: TrainRunConfig, model: Model[Any], shape: tuple[int, int]) -> TrainConfig:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from celbo.errors import escaped
+
 __all__ = ["shown"]
 
 # control, format (bidi marks, zero-width), surrogate, private, unassigned, line and paragraph separator
@@ -34,7 +36,7 @@ def shown(name: object, limit: int = 60) -> str:
         marks = marks + 1 if kind in {"Mn", "Me"} else 0
         if marks > _MAX_MARKS:
             continue
-        out.append(_escape(char) if kind in _INVISIBLE else char)
+        out.append(escaped(char) if kind in _INVISIBLE else char)
         length += len(out[-1])
         if length > limit:
             break
@@ -42,10 +44,3 @@ def shown(name: object, limit: int = 60) -> str:
     if not joined.strip():
         return "(empty)"
     return joined if len(joined) <= limit and len(text) <= 2 * limit + 64 else joined[: limit - 1].rstrip() + "…"
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if code < 0x100:
-        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char, f"\\x{code:02x}")
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

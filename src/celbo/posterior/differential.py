@@ -40,6 +40,7 @@ from celbo.posterior.shrinkage import FoldChanges, OnGrid, TestMode, expected_fd
 from celbo.posterior.stream import Network, check_batches, check_positive
 from celbo.posterior.tallies import Tally, Units, tally
 from celbo.training.device import check_seed
+from celbo.training.guard import large_covariate
 
 __all__ = ["Question", "default_delta", "differential_expression"]
 
@@ -268,7 +269,7 @@ class _Asked:
         def one(number: int) -> _Found:
             made, confounded = self._contrast(counted, number)
             if not np.isfinite(made.scale1 + made.scale2).all():
-                _refuse_no_mean(self.data, genes, made)
+                _refuse_no_mean(self.network, self.data, genes, made)
             found = _posterior(made, self.question, None if deltas is None else deltas[number])
             return replace(found, confounded=confounded)
 
@@ -333,15 +334,25 @@ def _require_samples(groups: Groups, samples: Codes) -> None:
                 )  # fmt: skip
 
 
-def _refuse_no_mean(data: CellData, genes: slice, found: Contrast) -> None:
+_HEAVY_TAILED = ("lomax", "lognormal")
+"""Likelihoods whose tails can be so heavy that the mean is infinite, or none."""
+
+
+def _refuse_no_mean(network: Network, data: CellData, genes: slice, found: Contrast) -> None:
     names = np.asarray(data.schema.genes)[genes][~np.isfinite(found.scale1 + found.scale2)]
+    where, value = "the model", listed(names.tolist(), limit=3)
+    if network.likelihood.name in _HEAVY_TAILED:
+        raise InputError(
+            f"expects infinite counts of {len(names)} genes: heavy tails without a mean", where=where, value=value,
+            fix="Train one with another likelihood (nb), or use calibrated=False.",
+            flag="Train one with --likelihood nb, or use --no-calibrated.",
+        )  # fmt: skip
+    likely = large_covariate(data, np.arange(data.n_cells))
     raise InputError(
-        f"expects infinite counts of {len(names)} genes: heavy tails without a mean",
-        where="the model",
-        value=listed(names.tolist(), limit=3),
-        fix="Train one with another likelihood (nb), or use calibrated=False.",
-        flag="Train one with --likelihood nb, or use --no-calibrated.",
-    )
+        f"expects infinite counts of {len(names)} genes", where=where, value=f"{value}; {likely}" if likely else value,
+        fix="Centre and scale that covariate and train again." if likely
+        else "Training has gone astray: train again, with a smaller learning rate, and look at the curves of training.",
+    )  # fmt: skip
 
 
 def _warn_of_batches(comparisons: Sequence[Comparison], found: Sequence[_Found], question: Question) -> None:

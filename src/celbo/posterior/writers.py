@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+
+from celbo.data.hdf5_out import hdf5_written
 
 __all__ = ["Hdf5Writer", "NpyWriter"]
 
@@ -61,7 +64,8 @@ class Hdf5Writer:
     def __init__(self, path: Path, shape: tuple[int, ...], names: Names) -> None:
         import h5py
 
-        self.file: Any = h5py.File(path, "w")
+        self._open = ExitStack()
+        self.file, self.sink = self._open.enter_context(hdf5_written(path))
         self.expression = self.file.create_dataset("expression", shape, "float32")
         for name, values in zip(("cells", "genes"), names, strict=True):
             self.file.create_dataset(name, data=values, dtype=h5py.string_dtype())
@@ -69,6 +73,7 @@ class Hdf5Writer:
     def __call__(self, start: int, block: Floats) -> None:
         """Write the cells from `start` on; block is (cells, genes) or (samples, cells, genes)."""
         self.expression[..., start : start + block.shape[-2], :] = block
+        self.sink.check()
 
     def __enter__(self) -> Self:
         return self
@@ -76,4 +81,4 @@ class Hdf5Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.file.close()
+        self._open.__exit__(kind, error, trace)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 
@@ -11,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from celbo import plots
+from celbo.errors import logger_of
 from celbo.plots.names import shown
 from celbo.plots.style import new_axes
 from celbo.report import verdict
@@ -27,7 +27,7 @@ from celbo.report.verdict import Verdict
 
 __all__ = ["dot_key", "drawn", "key_numbers", "sections"]
 
-_log = logging.getLogger("celbo.report")
+_log = logger_of("celbo.report")
 _KINDS = {
     "batch": "Batches: mixed is good",
     "biology": "Cell types: apart is good",

@@ -15,10 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
+import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +31,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from celbo.errors import CelboWarning, ModelFileError, OptionError, WriteError, listed
-from celbo.files import atomic_folder, remove_folder, remove_temporary
+from celbo.files import atomic_folder, named_errors, remove_folder, remove_own, remove_temporary, strict_json
+from celbo.locks import alone
+from celbo.training.guard import MAX_RETRIES
 from celbo.training.history import TIMING_COLUMNS
 
-__all__ = ["FORMAT_VERSION", "SECONDS_BETWEEN", "CheckpointFolder", "Snapshot", "check_tensors"]
+__all__ = ["FORMAT_VERSION", "SECONDS_BETWEEN", "CheckpointFolder", "Snapshot", "check_tensors", "remove_checkpoints"]
 
 FORMAT_VERSION = 1
 KEEP = 2
@@ -40,7 +45,10 @@ SECONDS_BETWEEN = 60.0
 _TENSORS = ("weights", "best", "optimizer")
 _COUNTS = ("epoch", "step", "best_epoch", "retries")
 _COLUMNS = {"reconstruction_train", *TIMING_COLUMNS}
+_STATE = "state.json"
+_FILES = {_STATE, *(f"{name}.safetensors" for name in _TENSORS)}
 _NAME = re.compile(r"epoch-(\d{6,})")
+_MOST = 2**53
 _MAX_STATE_BYTES = 256 * 2**20
 
 Tensors = dict[str, Tensor]
@@ -88,8 +96,37 @@ class CheckpointFolder:
         self._conditions = _as_json(conditions or {})
         self._written = time.monotonic()
 
-    def open(self, *, resume: bool) -> Snapshot | None:
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder and hold its lock while the block runs; it goes again where nothing was written.
+
+        Raises
+        ------
+        WriteError
+            It cannot be made, is a file, or another process writes to it.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise WriteError("is a file, not a folder for checkpoints", where=f"{str(self.folder)!r}")
+        was_there = self.folder.exists()
+        with named_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with alone(self.folder):
+                yield
+        finally:
+            if not was_there:
+                with suppress(OSError):
+                    self.folder.rmdir()
+
+    def open(self, *, resume: bool, fits: Callable[[Snapshot], object] | None = None) -> Snapshot | None:
         """Return the newest readable checkpoint to go on from, or None to begin.
+
+        Parameters
+        ----------
+        resume
+            Whether there may be one of this run.
+        fits
+            Raises a `ModelFileError` where the run cannot go on from a snapshot.
 
         Raises
         ------
@@ -97,16 +134,11 @@ class CheckpointFolder:
             The folder holds another run, or this one while `resume` is False.
         ModelFileError
             There are checkpoints, and none can be read.
-        WriteError
-            The path is a file.
         """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise WriteError("is a file, not a folder for checkpoints", where=f"{str(self.folder)!r}")
         found = self._found()
         if not found:
             return None
-        snapshot, state = self._newest(found)
-        self._refuse_other_run(state["identity"])
+        snapshot, state = self._newest(found, fits)
         if not resume:
             raise OptionError(
                 f"already holds {snapshot.epoch} epochs of this very run",
@@ -149,7 +181,7 @@ class CheckpointFolder:
             for name, content in contents.items():
                 (temporary / name).write_bytes(content)
         for old in [p for p in self._found() if p != path][KEEP - 1 :]:
-            remove_folder(old)
+            _remove(old)
         self._written = time.monotonic()
 
     def holds(self, epoch: int) -> bool:
@@ -160,22 +192,27 @@ class CheckpointFolder:
         """Return the checkpoints, newest first."""
         if not self.folder.is_dir():
             return []
-        numbered = {p: _NAME.fullmatch(p.name) for p in self.folder.iterdir() if p.is_dir()}
-        return sorted((p for p, match in numbered.items() if match), key=lambda p: int(p.name[6:]), reverse=True)
+        return sorted(_checkpoints(self.folder), key=lambda p: int(p.name[6:]), reverse=True)
 
-    def _newest(self, found: list[Path]) -> tuple[Snapshot, dict[str, Any]]:
+    def _newest(self, found: list[Path], fits: Callable[[Snapshot], object] | None) -> tuple[Snapshot, dict[str, Any]]:
         first: ModelFileError | None = None
         for path in found:
             try:
-                read = _read(path)
+                snapshot, state = _read(path)
+                self._refuse_other_run(state["identity"])
+                if fits is not None:
+                    fits(snapshot)
             except ModelFileError as error:
-                first = first or error
+                first = first or _of_checkpoint(error, path)
                 continue
             if first is not None:
                 warnings.warn(f"{first} Going on from {path.name} instead.", CelboWarning, stacklevel=4)
-            return read
+            return snapshot, state
         assert first is not None
-        raise first
+        raise ModelFileError(
+            first.what, where=first.where, value=first.value,
+            fix=first.fix or "Remove it to begin anew, or choose another folder.",
+        )  # fmt: skip
 
     def _refuse_other_run(self, saved: Mapping[str, Any]) -> None:
         here, there = _flat(self._identity), _flat(saved)
@@ -198,6 +235,32 @@ class CheckpointFolder:
             values = ", ".join(f"{k} was {saved.get(k)!r} and is {self._conditions[k]!r}" for k in changed)
             text = f"training resumes, but not to the last bit as if it had never stopped: {values}."
             warnings.warn(text, CelboWarning, stacklevel=4)
+
+
+def remove_checkpoints(folder: str | Path) -> None:
+    """Remove the checkpoints in a folder, and the folder where nothing else is in it; nothing happens without one."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return
+    with alone(folder):
+        for path in _checkpoints(folder):
+            _remove(path)
+        remove_temporary(folder)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the folders that hold a checkpoint, or what is left of one."""
+    return [p for p in folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir() and _FILES & set(os.listdir(p))]  # noqa: PTH208
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, and nothing that somebody has put beside its files."""
+    if set(os.listdir(path)) <= _FILES:  # noqa: PTH208
+        remove_folder(path)
+    else:
+        remove_own(path, _FILES.__contains__)
 
 
 def _to_bytes(tensors: Tensors) -> bytes:
@@ -232,8 +295,16 @@ def _short(flat: Mapping[str, Any], key: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _of_checkpoint(error: ModelFileError, path: Path) -> ModelFileError:
+    """Return the error with the path of its checkpoint in it."""
+    if str(path) in error.where:
+        return error
+    where = f"{str(path)!r}, {error.where}," if error.where else f"{str(path)!r}"
+    return ModelFileError(error.what, where=where, value=error.value, fix=error.fix)
+
+
 def _read(path: Path) -> tuple[Snapshot, dict[str, Any]]:
-    state = _read_state(path / "state.json")
+    state = _read_state(path / _STATE)
     rows = tuple({k: math.nan if v is None else float(v) for k, v in row.items()} for row in state["history"])
     numbers: dict[str, int] = {name: state[name] for name in _COUNTS}
     weights, best, optimizer = (_read_tensors(path / f"{name}.safetensors", state) for name in _TENSORS)
@@ -244,10 +315,12 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_STATE_BYTES:
             raise _damaged(path, "it is larger than any state can be")
-        state = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        state = strict_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelFileError):
+            raise
         raise _damaged(path, str(error)) from error
-    if not isinstance(state, dict) or "format_version" not in state:
+    if not isinstance(state, dict) or type(state.get("format_version")) is not int:
         raise _damaged(path, "it is not the state of a run")
     if state["format_version"] != FORMAT_VERSION:
         raise ModelFileError(
@@ -264,36 +337,44 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _check_fields(path: Path, state: Mapping[str, Any]) -> None:
     """Refuse what a right checksum does not rule out: a file that someone else made."""
-    counts = [state.get(name) for name in _COUNTS]
+    counts = {name: state.get(name) for name in _COUNTS}
     mappings = [state.get(name) for name in ("identity", "conditions", "sha256")]
     rows = state.get("history")
     good = (
-        all(type(count) is int and count >= -1 for count in counts)
+        all(type(count) is int and -(name == "best_epoch") <= count < _MOST for name, count in counts.items())
         and all(isinstance(mapping, dict) for mapping in mappings)
         and isinstance(rows, list)
         and all(map(_is_row, rows))
         and len(rows) == state["epoch"] > state["best_epoch"]
+        and state["retries"] <= MAX_RETRIES
     )
     if not good:
         raise _damaged(path, "it lacks a part of the state, or has one of a wrong kind")
 
 
 def _is_row(row: object) -> bool:
-    numbers = isinstance(row, dict) and all(v is None or type(v) in {int, float} for v in row.values())
+    numbers = isinstance(row, dict) and all(v is None or _is_number(v) for v in row.values())
     return numbers and row.keys() >= _COLUMNS  # type: ignore[attr-defined]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _read_tensors(path: Path, state: Mapping[str, Any]) -> Tensors:
     try:
         content = path.read_bytes()
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise _damaged(path, str(error)) from error
     if hashlib.sha256(content).hexdigest() != state["sha256"].get(path.name):
         raise _damaged(path, "its SHA-256 is not the one in state.json")
     try:
         tensors: Tensors = safetensors.torch.load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _damaged(path, str(error)) from error
+    wrong = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if wrong:
+        raise _damaged(path, f"it holds numbers that are not finite: {listed(sorted(wrong))}")
     return tensors
 
 
@@ -305,7 +386,7 @@ def check_tensors(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
     """Refuse tensors whose names or shapes are not the expected ones with a `ModelFileError` that lists them."""
     wrong = [name for name in expected.keys() | saved.keys() if _shape(saved, name) != _shape(expected, name)]
     if wrong:
-        raise ModelFileError("does not fit the network", where=f"the checkpoint's {what}", value=listed(sorted(wrong)))
+        raise ModelFileError("do not fit the network", where=f"its {what}", value=listed(sorted(wrong)))
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> object:

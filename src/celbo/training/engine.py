@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -146,10 +146,11 @@ def fit(
             network.prepare(data, split.train)  # type: ignore[operator]
         run = Run(network, data, plan, split, seed)
         folder = _open_folder(run, checkpoint_dir, fingerprint or {}, threads)
-        start = folder.open(resume=resume) if folder else None
-        if start is not None:
-            run.resume(start)
-        return _train(run, folder, progress)
+        with folder.alone() if folder else nullcontext():
+            start = folder.open(resume=resume, fits=run.check) if folder else None
+            if start is not None:
+                run.resume(start)
+            return _train(run, folder, progress)
 
 
 def _check_arguments(seed: int, checkpoint_dir: str | Path | None, resume: bool) -> None:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,10 +16,14 @@ from celbo.data.cells import CellData
 from celbo.data.minibatch import Minibatch
 from celbo.errors import TrainingError
 
-__all__ = ["MAX_RETRIES", "Guard", "NonFinite", "gave_up"]
+__all__ = ["MAX_RETRIES", "Guard", "NonFinite", "gave_up", "large_covariate"]
 
 MAX_RETRIES = 2
 """How often a run goes back to its last good state, each time with half the learning rate."""
+
+
+_LARGE = 30.0
+"""Size of a covariate, as the network sees it, from where it is a likelier cause of bad numbers than a count."""
 
 
 class NonFinite(Exception):  # noqa: N818 (not an error yet: the engine goes back and tries again)
@@ -94,7 +100,32 @@ class Guard:
         values = [value for several in watched.values for value in several.flatten().tolist()]
         bad = [name for name, value in zip(names, values, strict=False) if not math.isfinite(value)]
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        return f"{watched.place}: {', '.join(bad[:3])}{more}; {_largest_count(watched.batch, self._data)}"
+        likely = large_covariate(self._data, watched.batch.index.cpu().numpy())
+        likely = likely or _largest_count(watched.batch, self._data)
+        return f"{watched.place}: {', '.join(bad[:3])}{more}; {likely}"
+
+
+def large_covariate(data: CellData, cells: npt.NDArray[np.int64]) -> str:
+    """Say which continuous covariate of these cells is so large that it is the likely cause of bad numbers, or nothing.
+
+    Parameters
+    ----------
+    data
+        The cells, with their covariates as the network sees them.
+    cells
+        Positions of the cells to look at.
+    """
+    values = np.abs(data.continuous[cells])
+    if not values.size or values.max() <= _LARGE:
+        return ""
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    cell, key = int(cells[row]), data.schema.keys.continuous_covariate_keys[column]
+    given = data.continuous if data.covariates is None else data.covariates
+    own = given[:, column]
+    return (
+        f"the continuous covariate {key!r}, {own[cell]:g} in cell {str(data.cell_names[cell])!r} "
+        f"(mean {own.mean():g}, SD {own.std():g}), is the likely cause: a network takes numbers near 1"
+    )
 
 
 def _largest_count(batch: Minibatch, data: CellData) -> str:
@@ -124,7 +155,9 @@ def gave_up(incidents: Sequence[str], learning_rate: float) -> TrainingError:
         where="training",
         value=" | ".join(incidents),
         fix=(
-            "The last good state is restored. Look at the named cells and genes, "
+            "The last good state is restored. Centre and scale that covariate, or correct its values."
+            if any("continuous covariate" in incident for incident in incidents)
+            else "The last good state is restored. Look at the named cells and genes, "
             f"or train with a learning rate below {learning_rate:g}, or with clip_norm=10."
         ),
     )

@@ -114,13 +114,18 @@ class Optimizer(ABC):
         named = {name: zip(self.keys, kept, strict=True) for name, kept in self._state.items()}
         return {f"{name}/{key}": value.clone() for name, kept in named.items() for key, value in kept}
 
-    def load(self, saved: Mapping[str, Tensor]) -> None:
-        """Take copies of the tensors that `state` returned; raises `ModelFileError` if they do not fit."""
+    def check(self, saved: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Return what the tensors that `state` returned are for; raises `ModelFileError` if they do not fit."""
         names = [name for name in self.parameters if any(f"{name}/{key}" in saved for key in self.keys)]
         fresh = {name: dict(zip(self.keys, self.fresh(self.parameters[name]), strict=True)) for name in names}
         check_tensors(
-            saved, {f"{n}/{key}": v for n, kept in fresh.items() for key, v in kept.items()}, "optimiser state"
+            saved, {f"{n}/{key}": v for n, kept in fresh.items() for key, v in kept.items()}, "optimiser's numbers"
         )
+        return fresh
+
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        """Take copies of the tensors that `state` returned; raises `ModelFileError` if they do not fit."""
+        fresh = self.check(saved)
         self._moved = []
         self._state = {
             name: tuple(saved[f"{name}/{key}"].to(v.device, copy=True) for key, v in kept.items())

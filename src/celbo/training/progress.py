@@ -11,11 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from celbo.errors import logger_of, say
 from celbo.training.history import monitored
 
 __all__ = ["Progress", "logger"]
 
-logger = logging.getLogger("celbo.training")
+logger = logger_of("celbo.training")
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 _COLD_STEPS = 10
 """Steps in which kernels are compiled and caches filled: no time is told by them."""
@@ -84,7 +85,7 @@ class Progress:
             return
         text = f"epoch {self._done}/{self._n_epochs}: {told}"
         if self._sparse and not logger.isEnabledFor(logging.INFO):
-            print(text, file=sys.stderr, flush=True)
+            say(text, file=sys.stderr)
         else:
             logger.info("%s", text)
 

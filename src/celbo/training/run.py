@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from celbo.data.cells import CellData
 from celbo.data.minibatch import Minibatch
 from celbo.data.sampler import MinibatchSampler, Split
-from celbo.errors import CelboWarning
+from celbo.errors import CelboWarning, ModelFileError
 from celbo.training.checkpoint import Snapshot, check_tensors
 from celbo.training.device import derived_seed
 from celbo.training.guard import MAX_RETRIES, Guard, NonFinite, gave_up
@@ -76,11 +76,19 @@ class Run:
         )
         return "plateau" if plateau else None
 
-    def resume(self, snapshot: Snapshot) -> None:
-        """Go on from a checkpoint, which must fit the network."""
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise a `ModelFileError` unless this run can have been where a snapshot is."""
         expected = self.network.state_dict()
         check_tensors(snapshot.weights, expected, "weights")
         check_tensors(snapshot.best, expected, "best weights")
+        self.optimizer.check(snapshot.optimizer)
+        assert self.plan.max_epochs is not None
+        if snapshot.step != snapshot.epoch * len(self.train_cells) or snapshot.epoch > self.plan.max_epochs:
+            found = f"{snapshot.step} after {snapshot.epoch} epochs"
+            raise ModelFileError("are not those of this training", where="its steps", value=found)
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Go on from a checkpoint that `check` has let pass."""
         self.good = replace(snapshot, weights=self._to_device(snapshot.weights), best=self._to_device(snapshot.best))
         self.restore()
 
