@@ -173,7 +173,7 @@ def test_a_bug_is_told_in_two_lines_and_debug_shows_it(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("celbo.cli.check.check_data", broken)
+    monkeypatch.setattr("celbo.data.check.check", broken)
     assert main(["check", str(counts_file)]) == 1
     assert "ZeroDivisionError: oops" in capsys.readouterr().err
     monkeypatch.setenv("CELBO_DEBUG", "1")
@@ -607,15 +607,16 @@ def signalled(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_signals_of_clusters_end_a_run_as_ctrl_c_does(
     counts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    name: str, code: int,
+    request: pytest.FixtureRequest, name: str, code: int,
 ) -> None:  # fmt: skip
-    before = signal.getsignal(getattr(signal, name))
+    before = signal.signal(getattr(signal, name), signal.SIG_DFL)  # what nohup ignores is ignored
+    request.addfinalizer(lambda: signal.signal(getattr(signal, name), before))
     command = ["train", str(counts_file), "--max-epochs", "3", "--quiet", "--out"]
     with monkeypatch.context() as patch:
         signalled(patch, getattr(signal, name))
         assert main([*command, str(tmp_path / "out")]) == code
     assert f"Continue with --resume --out {tmp_path / 'out'}" in capsys.readouterr().err
-    assert signal.getsignal(getattr(signal, name)) == before
+    assert signal.getsignal(getattr(signal, name)) == signal.SIG_DFL
     assert main([*command, str(tmp_path / "out"), "--resume"]) == 0
     assert main([*command, str(tmp_path / "whole")]) == 0
     weights = [(tmp_path / run / "model" / "weights.safetensors").read_bytes() for run in ("out", "whole")]

