@@ -27,6 +27,7 @@ import random
 import resource
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -262,14 +263,15 @@ def main() -> int:
     if given.serve:
         serve()
         return 0
-    known = kinds()
     worker, done = Worker(), []
-    for name in given.kinds or known:
-        numbers = range(given.first, given.first + given.trials)
-        for trial in trials(known[name], numbers, given.seed, worker, given.keep):
-            done.append(trial)
-            if trial.verdict == "BAD":
-                print(f"{trial.kind} {trial.number}: {trial.change}: {trial.why}: {trial.said[-600:]}", flush=True)
+    numbers = range(given.first, given.first + given.trials)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):  # the table is of what was done until then
+        for name in given.kinds or kinds():
+            for trial in trials(kinds()[name], numbers, given.seed, worker, given.keep):
+                done.append(trial)
+                if trial.verdict == "BAD":
+                    print(f"{trial.kind} {trial.number}: {trial.change}: {trial.why}: {trial.said[-600:]}", flush=True)
     worker.close()
     print(table(done))
     if given.json:
