@@ -90,6 +90,7 @@ bench-full: .venv/.done venv-peer  ## The long grid and the time to quality on r
 	$(BIN)/python benchmarks/targets.py
 
 venv-oldest: .venv-oldest/.done  ## Make .venv-oldest with the oldest releases that are allowed; torch stays the pinned one
+
 fuzz: .venv/.done  ## Damage 640 files of each of 16 kinds and tell what came of each (over an hour)
 	$(THREADS) $(BIN)/python tools/fuzz.py --trials 640 --json fuzz.json --keep fuzz_finds
 
