@@ -270,8 +270,9 @@ def main() -> int:
     numbers = range(given.first, given.first + given.trials)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # the table is of what was done until then
-        for name in given.kinds or kinds():
-            for trial in trials(kinds()[name], numbers, given.seed, worker, given.keep):
+        known = kinds()
+        for name in given.kinds or known:
+            for trial in trials(known[name], numbers, given.seed, worker, given.keep):
                 done.append(trial)
                 if trial.verdict == "BAD":
                     print(f"{trial.kind} {trial.number}: {trial.change}: {trial.why}: {trial.said[-600:]}", flush=True)
