@@ -24,7 +24,7 @@ PLATFORM_TESTS ?= tests/test_public_api.py tests/test_files.py tests/data tests/
 THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-newest venv-oldest demo lecture test test-slow test-newest test-oldest test-pythons test-hashes nightly kill lint bench bench-de bench-elbo bench-full venv-peer golden freeze
+.PHONY: help venv venv-newest venv-oldest demo lecture test test-slow test-newest test-oldest test-pythons test-hashes nightly kill lint bench bench-de bench-elbo bench-full venv-peer golden freeze fuzz
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -90,6 +90,9 @@ bench-full: .venv/.done venv-peer  ## The long grid and the time to quality on r
 	$(BIN)/python benchmarks/targets.py
 
 venv-oldest: .venv-oldest/.done  ## Make .venv-oldest with the oldest releases that are allowed; torch stays the pinned one
+
+fuzz: .venv/.done  ## Damage 640 files of each of 16 kinds and tell what came of each (over an hour)
+	$(THREADS) $(BIN)/python tools/fuzz.py --trials 640 --json fuzz.json --keep fuzz_finds
 
 venv-newest: .venv-newest/.done  ## Make .venv-newest with what `pip install .` finds today
 

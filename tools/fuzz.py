@@ -27,6 +27,7 @@ import random
 import resource
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -101,6 +102,7 @@ def serve() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     known = kinds()
     limit_memory()
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         print(json.dumps(answered(known[asked["kind"]], Path(asked["path"]))), file=answers, flush=True)
@@ -156,7 +158,7 @@ class Worker:
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
 
-    def ask(self, kind: str, path: Path) -> dict[str, Any]:
+    def ask(self, kind: str, path: Path, *, patience: float = PATIENCE) -> dict[str, Any]:
         """Return the answer for a file, or how the child ended."""
         process = self.process if self.process and self.process.poll() is None else self.start()
         assert process.stdin
@@ -164,7 +166,7 @@ class Worker:
         start = time.perf_counter()
         process.stdin.write(json.dumps({"kind": kind, "path": str(path)}) + "\n")
         process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
+        ready, _, _ = select.select([process.stdout], [], [], patience)
         line = process.stdout.readline() if ready else ""
         if line:
             return dict(json.loads(line))
@@ -185,6 +187,8 @@ class Worker:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
         )
+        assert self.process.stdout
+        self.process.stdout.readline()  # it has imported what it needs, which is no part of a trial
         return self.process
 
     def close(self) -> None:
@@ -216,7 +220,7 @@ def trials(kind: Kind, numbers: range, seed: int, worker: Worker, keep: Path | N
         original = Path(place, "good")
         original.mkdir()
         name = kind.make(original).relative_to(original)
-        good = worker.ask(kind.name, original / name)
+        good = worker.ask(kind.name, original / name, patience=10 * PATIENCE)
         if good["code"] != 0 or good["wrong"]:
             raise SystemExit(f"the good file of {kind.name} is refused: {good}")
         for number in numbers:
@@ -262,14 +266,16 @@ def main() -> int:
     if given.serve:
         serve()
         return 0
-    known = kinds()
     worker, done = Worker(), []
-    for name in given.kinds or known:
-        numbers = range(given.first, given.first + given.trials)
-        for trial in trials(known[name], numbers, given.seed, worker, given.keep):
-            done.append(trial)
-            if trial.verdict == "BAD":
-                print(f"{trial.kind} {trial.number}: {trial.change}: {trial.why}: {trial.said[-600:]}", flush=True)
+    numbers = range(given.first, given.first + given.trials)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):  # the table is of what was done until then
+        known = kinds()
+        for name in given.kinds or known:
+            for trial in trials(known[name], numbers, given.seed, worker, given.keep):
+                done.append(trial)
+                if trial.verdict == "BAD":
+                    print(f"{trial.kind} {trial.number}: {trial.change}: {trial.why}: {trial.said[-600:]}", flush=True)
     worker.close()
     print(table(done))
     if given.json:

@@ -44,6 +44,7 @@ class Counts:
 
     def __init__(self, name: str, write: Callable[[Path], Path], *changes: Change) -> None:
         self.name, self.write, self.changes = name, write, changes
+        self.trained_on: set[str] = set()
 
     def make(self, folder: Path) -> Path:
         """Write a good one."""
@@ -77,13 +78,24 @@ class Counts:
         """Train on a file that the check passed: an error here is one that the check should have told."""
         adata = celbo.read(path)
         read = digest(adata)
+        known = f"{read} {kinds_in(adata)}"
+        if known in self.trained_on:
+            return Answer(0, read)
         try:
             model = celbo.SCVI(adata, n_latent=2, n_hidden=8, **keys)
             model.train(max_epochs=1, progress=False)
             model.get_latent_representation()
         except Exception as error:
             return Answer(0, read, said=str(error), wrong=f"check passed, then {type(error).__name__}: {error}"[:300])
+        self.trained_on.add(known)
         return Answer(0, read)
+
+
+def kinds_in(adata: anndata.AnnData) -> str:
+    """Return how counts and columns are stored."""
+    parts = [getattr(adata.X, name) for name in ("data", "indices", "indptr")] if sp.issparse(adata.X) else [adata.X]
+    order = adata.X.has_canonical_format if sp.issparse(adata.X) else True
+    return f"{type(adata.X)} {[part.dtype for part in parts]} {order} {list(adata.obs.dtypes)}"
 
 
 def digest(adata: anndata.AnnData) -> str:

@@ -244,7 +244,10 @@ def change_header(file: Path, rng: random.Random) -> str:
     content = file.read_bytes()
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
-    inside, key = rng.choice(leaves(header))
+    places = leaves(header)
+    if not places:
+        raise ValueError("no tensor is in it")
+    inside, key = rng.choice(places)
     inside[key] = value = rng.choice((*VALUES, "F64", "I64", "U8", "BF16"))
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])

@@ -24,7 +24,7 @@ from celbo.data.declared import (
 )
 from celbo.data.loaded import Loaded, as_csr, check_whole, gene_expression_only, named, reading, whole, with_symbols
 from celbo.data.matrix import layer_names
-from celbo.data.scan import Matrix, is_sparse
+from celbo.data.scan import Matrix, is_sparse, native
 from celbo.data.zarr_folders import check_zarr_arrays, check_zarr_files
 from celbo.errors import DependencyError, ReadError, listed
 
@@ -221,7 +221,10 @@ def _read_loom(file: h5py.File, path: Path) -> Loaded:
             value = f"layer {name!r} is {each.shape} of {each.dtype}, the matrix is {(n_genes, n_cells)}"
             raise ReadError("contradicts itself", where=str(path), value=value, fix="Download it again.")
     most = most_believed(path.stat().st_size)
-    layers = {name: _loom_matrix(each, path, most=most) for name, each in matrices.items()}
+    layers = {}
+    for name, each in matrices.items():
+        layers[name] = _loom_matrix(each, path, most=most)
+        most -= layers[name].nnz * (each.dtype.itemsize + 4)
     adata = named(layers.pop(""), obs, var)
     adata.obsm.update(obsm)
     adata.layers.update(layers)
@@ -242,10 +245,11 @@ def _loom_matrix(dataset: h5py.Dataset, path: Path, *, most: int) -> Matrix:
     blocks, stored = [], 0
     for low in range(0, n, step):
         part = dataset[low : low + step] if by_gene else dataset[:, low : low + step].T
-        blocks.append(sp.csr_matrix(part))
+        blocks.append(sp.csr_matrix(native(part)))
         stored += blocks[-1].nnz * (part.dtype.itemsize + 4)
         if stored > most:
-            refuse_boast(stored, path.stat().st_size, path)
+            size = path.stat().st_size
+            refuse_boast(stored + most_believed(size) - most, size, path)
     if not blocks:
         return sp.csr_matrix((n_cells, n_genes), dtype=np.float32)
     found = sp.vstack(blocks, format="csr")

@@ -16,7 +16,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from celbo.data.repeats import repeats_in, summed
-from celbo.data.scan import Matrix, check_sparse, is_sparse, signed
+from celbo.data.scan import Matrix, check_sparse, is_sparse, native, workable
 from celbo.errors import CelboError, CelboWarning, ReadError
 
 __all__ = [
@@ -73,6 +73,7 @@ def as_csr(matrix: Matrix) -> Matrix:
     if is_sparse(matrix):
         return matrix if matrix.format == "csr" else matrix.tocsr()
     if isinstance(matrix, np.ndarray) and matrix.dtype.kind in "biuf" and matrix.ndim == 2:
+        matrix = native(matrix)
         return sp.csr_matrix(matrix) if np.count_nonzero(matrix) <= matrix.size / 2 else matrix
     return matrix
 
@@ -100,7 +101,7 @@ def whole(matrix: Matrix, path: Path, *, where: str = "") -> tuple[Matrix, list[
     if not is_sparse(matrix):
         return matrix, []
     check_whole(matrix, path)
-    matrix = signed(matrix)
+    matrix = workable(matrix)
     notes = repeats_told(matrix, path, where=where)
     return (summed(matrix) if notes else matrix), notes
 

@@ -11,7 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from celbo.data.repeats import Repeats, repeats_in, summed
-from celbo.data.scan import Matrix, check_sparse, is_sparse, signed
+from celbo.data.scan import Matrix, check_sparse, is_sparse, workable
 from celbo.errors import CountsError, OptionError, ReadError, SchemaError, listed, nearest
 
 __all__ = ["count_matrix_of", "layer_names", "matrix_name", "repeated_positions"]
@@ -87,7 +87,7 @@ def _sound(matrix: Matrix, where: str) -> Matrix:
     except IndexError as problem:
         fix = "The matrix or its file is damaged; write it again."
         raise CountsError("is not a valid sparse matrix", where=where, value=str(problem), fix=fix) from None
-    matrix = signed(matrix)
+    matrix = workable(matrix)
     return summed(matrix) if repeats_in(matrix) else matrix
 
 

@@ -17,7 +17,18 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "BadValues", "Kind", "Matrix", "Scan", "check_sparse", "is_sparse", "scan_matrix", "signed"]
+__all__ = [
+    "KINDS",
+    "BadValues",
+    "Kind",
+    "Matrix",
+    "Scan",
+    "check_sparse",
+    "is_sparse",
+    "native",
+    "scan_matrix",
+    "workable",
+]
 
 Matrix: TypeAlias = Any  # a scipy CSR or CSC matrix, or a NumPy array, of shape (cells, genes)
 Kind = Literal["nan", "inf", "negative", "fractional", "large"]
@@ -225,18 +236,30 @@ def check_sparse(matrix: Matrix) -> None:
         _check_minor(matrix.indices[low : min(low + BLOCK, stored)], matrix.shape[1 if matrix.format == "csr" else 0])
 
 
-def signed(matrix: Matrix) -> Matrix:
-    """Return a CSR or CSC matrix, known to be whole, with the signed pointers that compiled code wants.
+def workable(matrix: Matrix) -> Matrix:
+    """Return a CSR or CSC matrix, known to be whole, in types that SciPy's compiled code knows.
 
-    It is the same object where it has them.
+    These are signed pointers, and values in the byte order of the machine that are no half precision. It is the same
+    object where it has them.
     """
     kinds = {matrix.indptr.dtype, matrix.indices.dtype}
+    values = native(matrix.data)
     if len(kinds) == 1 and kinds <= {np.dtype(np.int32), np.dtype(np.int64)}:
-        return matrix
-    narrow = max(int(matrix.indptr[-1]), *matrix.shape) < np.iinfo(np.int32).max
-    kind = np.int32 if narrow else np.int64
-    parts = (matrix.data, matrix.indices.astype(kind), matrix.indptr.astype(kind))
+        if values is matrix.data:
+            return matrix
+        parts = (values, matrix.indices, matrix.indptr)
+    else:
+        narrow = max(int(matrix.indptr[-1]), *matrix.shape) < np.iinfo(np.int32).max
+        kind = np.int32 if narrow else np.int64
+        parts = (values, matrix.indices.astype(kind), matrix.indptr.astype(kind))
     return type(matrix)(parts, shape=matrix.shape, copy=False)
+
+
+def native(values: NDArray[Any]) -> NDArray[Any]:
+    """Return values in the byte order of the machine and at least in single precision; the same object if they are."""
+    if values.dtype.kind == "f" and values.dtype.itemsize == 2:
+        return values.astype(np.float32)
+    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
 def _starts(matrix: Matrix) -> NDArray[np.int64]:
