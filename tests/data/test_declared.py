@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
+from anndata.utils import make_index_unique
 from count_files import (
     CELLS,
     COUNTS,
@@ -28,6 +31,8 @@ from count_files import (
 )
 
 import celbo
+from celbo.data import declared
+from celbo.data.naming import _made_unique
 from celbo.data.repeats import repeats_in
 from celbo.errors import CelboWarning, CountsError, ReadError
 
@@ -346,3 +351,19 @@ def test_the_first_number_that_is_too_large_is_found_in_single_precision() -> No
         assert "is 4.29497e+09" in str(found.errors)
     matrix[3, 2] = 2.0**32 - 256
     assert not any("not counts" in error.what for error in celbo.check(AnnData(matrix)).errors)
+
+
+def test_names_are_made_unique_as_anndata_does() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        names = pd.Index(rng.choice(["a", "b", "a-1", "b-1", "c"], rng.integers(1, 12)).astype(str))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert list(_made_unique(names)) == list(make_index_unique(names))
+
+
+def test_a_table_of_more_than_its_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(declared, "_FEWEST_BYTES", 1 << 20)
+    with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
+        file.write("cell,CD3E,LYZ\n" + "c,0,0\n" * 50_000)
+    refused(tmp_path / "a.csv.gz", "holds more than is believed of its size")

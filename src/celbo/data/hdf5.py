@@ -41,7 +41,7 @@ def read_hdf5(path: Path) -> Loaded:
     if not h5py.is_hdf5(path):  # the mark may come after a header, as in a MuData
         fix = "Copy or download it again; a table belongs in a .csv or .tsv file."
         raise ReadError("is not an HDF5 file, or one cut short", where=str(path), fix=fix)
-    end = end_of(lambda: walk_hdf5(path), seconds=3 + (path.stat().st_size >> 22))
+    end = end_of(lambda: walk_hdf5(path), seconds=3 + (path.stat().st_size >> 20))
     if end:
         fix = "It is damaged; copy or download it again."
         raise ReadError("cannot be read by the HDF5 library", where=str(path), value=end, fix=fix)

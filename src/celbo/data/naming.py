@@ -6,7 +6,9 @@ import os
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.utils import make_index_unique
@@ -123,11 +125,23 @@ def unique_names(adata: AnnData) -> list[str]:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names such as CD4-1 that are there already: it goes on to -2
-            frame.index = make_index_unique(names)
+            frame.index = _made_unique(names)
         note = f"{what} names that occur more than once: {repeated.size:,} ({listed(repeated, limit=3)}); the later "
         note += f"ones were given the endings -1, -2, ...{_identified(frame, what)}."
         notes += [note] if note not in notes else []
     return notes
+
+
+def _made_unique(names: pd.Index[Any]) -> pd.Index[Any]:
+    """Return names as `make_index_unique` does, in a tenth of the time where no new name is there already."""
+    again = names.to_series().groupby(names, sort=False).cumcount().to_numpy()
+    made = names.to_numpy(object).copy()
+    for at in np.flatnonzero(again):
+        made[at] = f"{made[at]}-{again[at]}"
+    found: pd.Index[Any] = pd.Index(made)
+    if not found.is_unique:
+        found = make_index_unique(names)
+    return found
 
 
 def _identified(frame: pd.DataFrame, what: str) -> str:

@@ -24,7 +24,7 @@ from celbo.errors import ReadError
 __all__ = ["Table", "is_number", "numbered", "parsed"]
 
 _LINES, _VALUES = 512, 1 << 23  # lines of a table, and values, that are dense at once
-_BYTES = 12  # of memory for a value that is not zero
+_BYTES, _NAME = 12, 400  # of memory for a value that is not zero, and for a row with its name
 _READ, _FEWEST_LONG = 1 << 20, 1 << 22  # characters that are read at once, and of a line that is long
 _LONGEST, _MOST_FIELDS = 1 << 26, 1 << 23  # characters and fields of a line
 _DELIMITERS = (",", "\t", ";", " ")
@@ -81,7 +81,7 @@ def parsed(file: io.TextIOWrapper, path: Path) -> Table:
         names, values = reader.read(block)
         rows += names
         blocks.append(values)
-        stored += _BYTES * (values.nnz + len(names))
+        stored += _BYTES * values.nnz + _NAME * len(names)
         if stored > believed:
             refuse_boast(stored, path.stat().st_size, path)
     columns = [name for at, name in enumerate(reader.columns) if at not in reader.texts]
