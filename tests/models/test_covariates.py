@@ -15,7 +15,8 @@ import torch
 
 import celbo
 from celbo.data.cells import open_anndata
-from celbo.data.scales import Scale, scales_of
+from celbo.data.scales import scales_of
+from celbo.data.schema import Scale
 from celbo.errors import CelboWarning, InputError, ModelFileError, SchemaError, TrainingError
 
 N = 200

@@ -18,9 +18,9 @@ from celbo.data.columns import UNLABELLED, category_codes, numeric_values
 from celbo.data.counts import CountMatrix
 from celbo.data.decimals import rounded
 from celbo.data.minibatch import Minibatch
-from celbo.data.scales import Scale, on_scales, warn_of_new_cells
+from celbo.data.scales import on_scales, warn_of_new_cells
 from celbo.data.scan import scan_matrix
-from celbo.data.schema import DataKeys, Schema
+from celbo.data.schema import DataKeys, Scale, Schema
 from celbo.errors import CategoryError, CelboWarning, CountsError, GenesError, SchemaError, listed
 from celbo.kernels.gather import gather_elements
 

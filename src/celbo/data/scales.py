@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from celbo.data.schema import Scale
 from celbo.errors import CelboWarning, SchemaError
 
-__all__ = ["Scale", "on_scales", "scales_of", "warn_of_columns", "warn_of_new_cells", "warn_of_units"]
+__all__ = ["on_scales", "scales_of", "warn_of_columns", "warn_of_new_cells", "warn_of_units"]
 
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
@@ -29,23 +29,6 @@ _OTHER_UNIT = 10.0
 """Standard deviations between new cells and the training cells from where they are likelier in another unit."""
 _NEAR_ZERO, _NEAR_ONE = 3.0, (0.1, 10.0)
 """Mean and standard deviations that a network can take as they are."""
-
-
-class Scale(NamedTuple):
-    """What a continuous covariate is centred and divided by."""
-
-    mean: float = 0.0
-    """Mean over the training cells, in the column's unit."""
-    sd: float = 1.0
-    """Standard deviation over them; 0 where all have the same value: the covariate is then 0 for every cell."""
-
-    @classmethod
-    def from_saved(cls, saved: Any) -> Scale:
-        """Return what a saved model holds as [mean, sd], or raise a `ValueError`."""
-        mean, sd = (float(number) for number in saved)
-        if not (np.isfinite(mean) and np.isfinite(sd) and sd >= 0):
-            raise ValueError(f"a covariate's mean and standard deviation cannot be {mean} and {sd}")
-        return cls(mean, sd)
 
 
 def scales_of(values: Doubles, keys: Sequence[str]) -> dict[str, Scale]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from celbo.data.scales import Scale
-
-__all__ = ["DataKeys", "Orientation", "Schema"]
+__all__ = ["DataKeys", "Orientation", "Scale", "Schema"]
 
 Orientation = Literal["auto", "cells", "genes"]
 """What the rows of a text table are; "auto" tells by the names and, failing that, by the sizes."""
@@ -33,6 +32,23 @@ class DataKeys:
     """Columns of `obs` with further continuous covariates."""
     round_counts: bool = False
     """Round decimals (of SoupX, decontX, RSEM, EM counts) to the nearest whole numbers."""
+
+
+class Scale(NamedTuple):
+    """What a continuous covariate is centred and divided by."""
+
+    mean: float = 0.0
+    """Mean over the training cells, in the column's unit."""
+    sd: float = 1.0
+    """Standard deviation over them; 0 where all have the same value: the covariate is then 0 for every cell."""
+
+    @classmethod
+    def from_saved(cls, saved: Any) -> Scale:
+        """Return what a saved model holds as [mean, sd], or raise a `ValueError`."""
+        mean, sd = (float(number) for number in saved)
+        if not (math.isfinite(mean) and math.isfinite(sd) and sd >= 0):
+            raise ValueError(f"a covariate's mean and standard deviation cannot be {mean} and {sd}")
+        return cls(mean, sd)
 
 
 @dataclass(frozen=True, kw_only=True)
