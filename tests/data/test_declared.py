@@ -236,7 +236,7 @@ def test_pointers_of_any_whole_number_train(tmp_path: Path, kind: Any) -> None:
     np.testing.assert_array_equal(model.data.counts.to_scipy().toarray(), COUNTS)
 
 
-@pytest.mark.parametrize("kind", ["f2", ">f4", ">i4", "u8", "?", "i1"])
+@pytest.mark.parametrize("kind", ["f2", "g", ">f4", ">i4", "u8", "?", "i1"])
 @pytest.mark.parametrize("write", [write_h5ad, write_h5ad_csc, write_h5ad_dense, write_10x_h5, write_loom])
 def test_values_of_any_number_type_train(tmp_path: Path, kind: str, write: Callable[[Path], Path]) -> None:
     path = write(tmp_path)
@@ -249,8 +249,8 @@ def test_values_of_any_number_type_train(tmp_path: Path, kind: str, write: Calla
     try:
         read = celbo.read(path)
     except ReadError as error:  # of SciPy, in anndata's hands; older ones read them
-        assert name == "X/data"
-        assert "does not support dtype" in str(error)
+        assert name in {"X/data", "matrix/data"}
+        assert "does not support dtype" in str(error) or "holds float" in str(error)
         return
     assert celbo.check(read).ok
     wanted = COUNTS > 0 if kind == "?" else COUNTS
