@@ -367,3 +367,11 @@ def test_a_table_of_more_than_its_bytes_is_refused(tmp_path: Path, monkeypatch: 
     with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
         file.write("cell,CD3E,LYZ\n" + "c,0,0\n" * 50_000)
     refused(tmp_path / "a.csv.gz", "holds more than is believed of its size")
+
+
+@pytest.mark.parametrize("kind", ["V8", "c16", [("a", "i4"), ("b", "f8")]])
+def test_a_column_that_is_neither_text_nor_numbers_is_refused(tmp_path: Path, kind: Any) -> None:
+    def add(file: h5py.File) -> None:
+        file["col_attrs/batch"] = np.zeros(len(CELLS), kind)
+
+    refused(changed(write_loom(tmp_path), add), "neither text nor numbers")
