@@ -199,6 +199,8 @@ def damage_hdf5(path: Path, rng: random.Random) -> str:
         for _ in range(rng.choice((1, 1, 1, 2))):
             names: list[str] = []
             file.visit(names.append)
+            if not names:
+                break
             name = rng.choice(names)
             way = rng.choice((new_values, new_values, new_kind, new_kind, new_shape, new_link, new_attribute, remove))
             try:

@@ -236,7 +236,7 @@ def test_pointers_of_any_whole_number_train(tmp_path: Path, kind: Any) -> None:
     np.testing.assert_array_equal(model.data.counts.to_scipy().toarray(), COUNTS)
 
 
-@pytest.mark.parametrize("kind", ["f2", ">f4", ">i4", "u8", "?", "i1"])
+@pytest.mark.parametrize("kind", ["f2", "g", ">f4", ">i4", "u8", "?", "i1"])
 @pytest.mark.parametrize("write", [write_h5ad, write_h5ad_csc, write_h5ad_dense, write_10x_h5, write_loom])
 def test_values_of_any_number_type_train(tmp_path: Path, kind: str, write: Callable[[Path], Path]) -> None:
     path = write(tmp_path)
@@ -249,8 +249,8 @@ def test_values_of_any_number_type_train(tmp_path: Path, kind: str, write: Calla
     try:
         read = celbo.read(path)
     except ReadError as error:  # of SciPy, in anndata's hands; older ones read them
-        assert name == "X/data"
-        assert "does not support dtype" in str(error)
+        assert name in {"X/data", "matrix/data"}
+        assert "does not support dtype" in str(error) or "holds float" in str(error)
         return
     assert celbo.check(read).ok
     wanted = COUNTS > 0 if kind == "?" else COUNTS
@@ -333,7 +333,7 @@ def test_names_that_are_not_text_are_refused(tmp_path: Path, kind: str) -> None:
     names = np.zeros(len(GENES), kind)
     refused(changed(write_10x_h5(tmp_path), replaced("matrix/features/name", names)), "names that are not text")
     (tmp_path / "loom").mkdir()
-    refused(changed(write_loom(tmp_path / "loom"), replaced("row_attrs/Gene", names)), "genes that are not text")
+    refused(changed(write_loom(tmp_path / "loom"), replaced("row_attrs/Gene", names)), "not text|neither text")
 
 
 def test_values_without_a_cell_are_refused(tmp_path: Path) -> None:
@@ -367,3 +367,11 @@ def test_a_table_of_more_than_its_bytes_is_refused(tmp_path: Path, monkeypatch: 
     with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
         file.write("cell,CD3E,LYZ\n" + "c,0,0\n" * 50_000)
     refused(tmp_path / "a.csv.gz", "holds more than is believed of its size")
+
+
+@pytest.mark.parametrize("kind", ["V8", "c16", [("a", "i4"), ("b", "f8")]])
+def test_a_column_that_is_neither_text_nor_numbers_is_refused(tmp_path: Path, kind: Any) -> None:
+    def add(file: h5py.File) -> None:
+        file["col_attrs/batch"] = np.zeros(len(CELLS), kind)
+
+    refused(changed(write_loom(tmp_path), add), "neither text nor numbers")

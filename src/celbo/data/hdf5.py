@@ -263,6 +263,10 @@ def _loom_columns(
     columns: dict[str, NDArray[Any]] = {}
     wide: dict[str, NDArray[Any]] = {}
     for name, dataset in group.items():
+        if isinstance(dataset, h5py.Dataset) and dataset.dtype.kind not in "OSUbiuf":
+            value = f"{dataset.name!r} holds {dataset.dtype}"
+            fix = "Write it again without that attribute."
+            raise ReadError("has an attribute that is neither text nor numbers", where=str(path), value=value, fix=fix)
         values = _texts(dataset, path) if dataset.dtype.kind in "OSU" and dataset.ndim == 1 else dataset[()]
         if values.shape[:1] == (n,):
             (columns if values.ndim == 1 else wide)[name] = values

@@ -11,7 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from celbo.data.repeats import Repeats, repeats_in, summed
-from celbo.data.scan import Matrix, check_sparse, is_sparse, workable
+from celbo.data.scan import Matrix, check_sparse, is_sparse, native, workable
 from celbo.errors import CountsError, OptionError, ReadError, SchemaError, listed, nearest
 
 __all__ = ["count_matrix_of", "layer_names", "matrix_name", "repeated_positions"]
@@ -119,4 +119,4 @@ def _in_memory(found: Any, where: str) -> Matrix:
         fix = "Make it a matrix of integers or floats, (cells, genes)."
         value = f"dtype {matrix.dtype}" + (f", {matrix.ndim} axes" if matrix.ndim != 2 else "")
         raise CountsError("does not hold real numbers", where=where, value=value, fix=fix)
-    return _sound(matrix, where) if is_sparse(matrix) else matrix
+    return _sound(matrix, where) if is_sparse(matrix) else native(np.asarray(matrix))

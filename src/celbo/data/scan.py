@@ -256,9 +256,9 @@ def workable(matrix: Matrix) -> Matrix:
 
 
 def native(values: NDArray[Any]) -> NDArray[Any]:
-    """Return values in the byte order of the machine and at least in single precision; the same object if they are."""
-    if values.dtype.kind == "f" and values.dtype.itemsize == 2:
-        return values.astype(np.float32)
+    """Return values in the byte order of the machine, in single or double precision; the same object if they are."""
+    if values.dtype.kind == "f" and values.dtype.itemsize not in {4, 8}:
+        return values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
